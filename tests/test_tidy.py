@@ -284,7 +284,7 @@ def nested_ifs(depth: int) -> str:
         (
             too_deep_nesting,
             "def f():\n if a: pass\n" + " elif b: pass\n" * 9,
-            "def f():\n for a in b:\n  with c:\n   while d:\n    try:\n     if e: x\n    finally: x",
+            "def f():\n if a:\n  with c:\n   while d:\n    try:\n     if e: x\n    finally: y",
         ),
         (
             too_long_classes,
