@@ -1,0 +1,1 @@
+"""Ropeway: a durable job queue for Python."""

@@ -1,0 +1,44 @@
+"""What the program says about a task: the function and how its jobs are run.
+
+`app.py` makes a `Definition` from each decorated function; the worker looks it up by name. It is
+plain data, so the worker needs no app.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ropeway.retry import RetryPolicy
+from ropeway.signature import Parameters
+from ropeway.unique import Unique
+
+Kind = Literal["async", "thread", "process"]
+AckWhen = Literal["after", "before"]
+CodecName = Literal["json", "msgpack"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Definition:
+    """One task. Durations are milliseconds, sizes bytes."""
+
+    name: str
+    func: Callable[..., Any]
+    parameters: Parameters
+    kind: Kind  # where the function runs: on the loop, in a thread, in a process of its own
+    wants_ctx: bool  # the first parameter is a Context, which no caller passes
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    queue: str = "default"
+    priority: int = 0
+    timeout_ms: int | None = None  # of one run; the handler is stopped
+    soft_timeout_ms: int | None = None  # before that: the handler is told
+    expires_after_ms: int | None = None
+    retention_ms: int | None = None
+    crash_max: int = 3
+    unique: Unique | None = None
+    ordering: str | None = None  # the parameter whose value is the ordering key
+    ack: AckWhen = "after"  # "before": at most once
+    codec: CodecName = "json"
+    payload_max_bytes: int = 1024 * 1024
+    result_max_bytes: int = 1024 * 1024
+    tags: tuple[str, ...] = ()
+    on_parent_failed: Literal["cancel", "run", "wait"] = "cancel"

@@ -1,0 +1,437 @@
+"""The state machine: pure functions from a status and an event to the next status.
+
+    enqueue ──parents──> pending ──last parent completed──┐
+       ├──delay──> scheduled ──due──────────────────────┐ │
+       └─────────────────────────────────────────────┐  │ │
+                                                     v  v v
+        release, lease expired (not counted)     ┌──> available ──expires_at──> dead
+                                  │              │        │ reserve (attempt + 1)
+       snooze (not counted)       │              │        v
+       scheduled <────────────────┴──────────── running ──ack────> completed
+                                                  │ │ └───bury, crash_max──> dead
+       retryable <──────────────retry─────────────┘ └─────cancel──> cancelled
+          └ due ─> available
+
+    any waiting state ──cancel──> cancelled; running: a request, seen with the next extend
+    any final state ──retry by an operator (resets attempts and crashes)──> available
+
+Brokers store what these functions return, by compare-and-set on the lease token. Nothing here
+reads a clock or does I/O. `TRANSITIONS` is the specification; every function checks itself
+against it.
+"""
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any, Final, cast
+
+import msgspec
+
+from ropeway.action import Action, BuryJob, CancelJob, EditJob, MoveJob, RetryJob, RunNow
+from ropeway.job import FINAL, UNFINISHED, WAITING, Crash, Failure, Job, Lease, State, Status
+from ropeway.outcome import Ack, Bury, Cancel, Outcome, Release, Retry, Snooze
+
+CRASH_WINDOW_MS: Final = 24 * 3600 * 1000
+ERRORS_KEPT: Final = 10
+RETENTION_MS: Final = {
+    State.COMPLETED: 10 * 60 * 1000,
+    State.CANCELLED: 24 * 3600 * 1000,
+    State.DEAD: 90 * 24 * 3600 * 1000,
+}
+COMPLETED_KEPT: Final = 100_000  # records per queue
+
+PENDING, SCHEDULED, AVAILABLE, RUNNING, RETRYABLE, COMPLETED, DEAD, CANCELLED = State
+
+
+class Event(StrEnum):
+    """What can happen to a stored job."""
+
+    UNBLOCK = "unblock"  # its last parent is completed
+    PARENT_FAILED = "parent_failed"
+    DUE = "due"
+    RESERVE = "reserve"
+    ACK = "ack"
+    RETRY = "retry"
+    SNOOZE = "snooze"
+    RELEASE = "release"
+    BURY = "bury"
+    CANCEL = "cancel"
+    LEASE_EXPIRED = "lease_expired"
+    OVERDUE = "overdue"  # its `expires_at` or `deadline_at` has passed before a start
+    RETRY_NOW = "retry_now"  # an operator's
+    RUN_NOW = "run_now"
+    EDIT = "edit"  # a waiting job's words, its time among them
+
+
+TRANSITIONS: Final[Mapping[Event, Mapping[State, frozenset[State]]]] = {
+    Event.UNBLOCK: {PENDING: frozenset({SCHEDULED, AVAILABLE})},
+    Event.PARENT_FAILED: {PENDING: frozenset({CANCELLED})},
+    Event.DUE: {SCHEDULED: frozenset({AVAILABLE}), RETRYABLE: frozenset({AVAILABLE})},
+    Event.RESERVE: {AVAILABLE: frozenset({RUNNING})},
+    Event.ACK: {RUNNING: frozenset({COMPLETED})},
+    Event.RETRY: {RUNNING: frozenset({RETRYABLE, CANCELLED})},
+    Event.SNOOZE: {RUNNING: frozenset({SCHEDULED, CANCELLED})},
+    Event.RELEASE: {RUNNING: frozenset({AVAILABLE, CANCELLED})},
+    Event.BURY: {RUNNING: frozenset({DEAD}), **{s: frozenset({DEAD}) for s in WAITING}},
+    Event.CANCEL: {
+        RUNNING: frozenset({RUNNING, CANCELLED}),  # running -> running is the request
+        **{s: frozenset({CANCELLED}) for s in WAITING},
+    },
+    Event.LEASE_EXPIRED: {RUNNING: frozenset({AVAILABLE, DEAD, CANCELLED})},
+    Event.OVERDUE: {s: frozenset({DEAD}) for s in WAITING},
+    Event.RETRY_NOW: {s: frozenset({AVAILABLE}) for s in FINAL | {RETRYABLE}},
+    Event.RUN_NOW: {s: frozenset({AVAILABLE}) for s in (SCHEDULED, RETRYABLE, AVAILABLE)},
+    Event.EDIT: {s: frozenset({s, SCHEDULED, AVAILABLE}) for s in WAITING - {PENDING}}
+    | {PENDING: frozenset({PENDING})},
+}
+
+
+def _move(status: Status, event: Event, to: State, **changes: object) -> Status:
+    """The next status; a transition that the table lacks is a programmer's error."""
+    allowed = TRANSITIONS[event].get(status.state, frozenset())
+    assert to in allowed, f"{event} cannot take a job from {status.state} to {to}"  # noqa: S101
+    return msgspec.structs.replace(status, state=to, **cast("dict[str, Any]", changes))
+
+
+# ------------------------------------------------------------------------------ enqueue
+
+
+def admit(
+    job: Job, *, seq: int, now_ms: int, waiting_on: frozenset[str] = frozenset()
+) -> tuple[Job, Status]:
+    """Stamp a new job by the broker's clock and give its first status.
+
+    Relative times become absolute. `waiting_on` is the part of its parents not yet completed.
+    """
+    at_ms = job.scheduled_at_ms
+    if job.delay_ms:
+        at_ms = now_ms + job.delay_ms
+    expires_ms, deadline_ms = job.expires_at_ms, job.deadline_at_ms
+    if job.expires_after_ms is not None:
+        expires_ms = now_ms + job.expires_after_ms
+    if job.deadline_after_ms is not None:
+        deadline_ms = now_ms + job.deadline_after_ms
+    stamped = msgspec.structs.replace(
+        job,
+        created_at_ms=now_ms,
+        delay_ms=0,
+        scheduled_at_ms=at_ms,
+        expires_after_ms=None,
+        expires_at_ms=expires_ms,
+        deadline_after_ms=None,
+        deadline_at_ms=deadline_ms,
+    )
+    due_ms = now_ms if at_ms is None or at_ms < now_ms else at_ms
+    if waiting_on:
+        state = PENDING
+    else:
+        state = SCHEDULED if due_ms > now_ms else AVAILABLE
+    return stamped, Status(state=state, seq=seq, due_ms=due_ms, waiting_on=waiting_on)
+
+
+def parent_completed(status: Status, parent_id: str, *, now_ms: int) -> Status:
+    """A pending job whose parent `parent_id` is completed: one less to wait for."""
+    left = status.waiting_on - {parent_id}
+    if left:
+        return msgspec.structs.replace(status, waiting_on=left)
+    due_ms = max(status.due_ms, now_ms)
+    to = SCHEDULED if due_ms > now_ms else AVAILABLE
+    return _move(status, Event.UNBLOCK, to, waiting_on=left, due_ms=due_ms)
+
+
+def parent_failed(job: Job, status: Status, parent_id: str, *, now_ms: int) -> Status:
+    """A pending job whose parent ended dead, cancelled or deleted: by its `on_parent_failed`."""
+    if job.on_parent_failed == "run":
+        return parent_completed(status, parent_id, now_ms=now_ms)
+    if job.on_parent_failed == "wait":
+        return status
+    return _move(
+        status,
+        Event.PARENT_FAILED,
+        CANCELLED,
+        finished_at_ms=now_ms,
+        reason=f"parent_failed:{parent_id}",
+    )
+
+
+# ------------------------------------------------------------------------------ hand out
+
+
+def promote(status: Status) -> Status:
+    """A scheduled or retryable job whose time has come."""
+    return _move(status, Event.DUE, AVAILABLE)
+
+
+def overdue(job: Job, *, now_ms: int) -> str | None:
+    """Why the job must not be started any more: `expired`, `deadline`, or None."""
+    if job.expires_at_ms is not None and now_ms >= job.expires_at_ms:
+        return "expired"
+    if job.deadline_at_ms is not None and now_ms >= job.deadline_at_ms:
+        return "deadline"
+    return None
+
+
+def start(
+    status: Status, *, worker: str, token: int, lease_until_ms: int, now_ms: int
+) -> Status:
+    """An available job handed to `worker` under `token`: the attempt is counted."""
+    return _move(
+        status,
+        Event.RESERVE,
+        RUNNING,
+        attempt=status.attempt + 1,
+        token=token,
+        lease_until_ms=lease_until_ms,
+        worker=worker,
+        started_at_ms=now_ms,
+        reason=None,
+    )
+
+
+def lease(job: Job, status: Status) -> Lease:
+    """The lease that a running status stands for."""
+    return Lease(
+        job=job,
+        attempt=status.attempt,
+        token=status.token,
+        expires_at_ms=status.lease_until_ms,
+        crashes=len(status.crashes),
+        snoozes=status.snoozes,
+        saved=status.saved,
+    )
+
+
+# ------------------------------------------------------------------------------ settle
+
+
+def settle(status: Status, outcome: Outcome, *, now_ms: int) -> Status:
+    """The status after an outcome told by the holder of the current token.
+
+    A cancel that was requested meanwhile is honoured unless the job completed or died.
+    """
+    given_up = status.cancel_requested and isinstance(outcome, (Retry, Snooze, Release))
+    settled = _SETTLE[Cancel if given_up else type(outcome)](status, outcome, now_ms)
+    settled.settled_token = status.token
+    return settled
+
+
+def _ack(status: Status, outcome: Any, now_ms: int) -> Status:
+    return _move(
+        status,
+        Event.ACK,
+        COMPLETED,
+        finished_at_ms=now_ms,
+        result=outcome.result,
+        result_codec=outcome.result_codec,
+        saved=None,
+    )
+
+
+def _retry(status: Status, outcome: Any, now_ms: int) -> Status:
+    return _move(
+        status,
+        Event.RETRY,
+        RETRYABLE,
+        due_ms=now_ms + outcome.delay_ms,
+        attempt=status.attempt if outcome.counted else status.attempt - 1,
+        errors=_with_error(status, outcome.failure),
+        snoozes=0,
+    )
+
+
+def _snooze(status: Status, outcome: Any, now_ms: int) -> Status:
+    return _move(
+        status,
+        Event.SNOOZE,
+        SCHEDULED,
+        due_ms=now_ms + outcome.delay_ms,
+        attempt=status.attempt - 1,
+        snoozes=status.snoozes + 1,
+        reason=outcome.reason,
+    )
+
+
+def _release(status: Status, _outcome: Any, _now_ms: int) -> Status:
+    return _move(status, Event.RELEASE, AVAILABLE, attempt=status.attempt - 1)
+
+
+def _bury(status: Status, outcome: Any, now_ms: int) -> Status:
+    return _move(
+        status,
+        Event.BURY,
+        DEAD,
+        finished_at_ms=now_ms,
+        errors=_with_error(status, outcome.failure),
+        reason=outcome.reason,
+    )
+
+
+def _cancel(status: Status, outcome: Any, now_ms: int) -> Status:
+    reason = getattr(outcome, "reason", None) or status.reason
+    return _move(status, Event.CANCEL, CANCELLED, finished_at_ms=now_ms, reason=reason)
+
+
+_SETTLE: Final[Mapping[type[Outcome], Callable[[Status, Any, int], Status]]] = {
+    Ack: _ack,
+    Retry: _retry,
+    Snooze: _snooze,
+    Release: _release,
+    Bury: _bury,
+    Cancel: _cancel,
+}
+
+
+def _with_error(status: Status, failure: Failure | None) -> tuple[Failure, ...]:
+    return (*status.errors, failure)[-ERRORS_KEPT:] if failure is not None else status.errors
+
+
+# ------------------------------------------------------------------------------ time passes
+
+
+def lease_expired(job: Job, status: Status, *, now_ms: int) -> Status:
+    """A running job whose holder vanished: back at its old place, the attempt given back.
+
+    A crash is not a retry: it has a budget of its own, `crash_max` within 24 hours. One more
+    buries the job with the reason `crashed_worker`.
+    """
+    recent = tuple(c for c in status.crashes if c.at_ms > now_ms - CRASH_WINDOW_MS)
+    crashes = (*recent, Crash(status.token, now_ms))
+    if len(crashes) > job.crash_max:
+        return _move(
+            status,
+            Event.LEASE_EXPIRED,
+            DEAD,
+            crashes=crashes,
+            finished_at_ms=now_ms,
+            reason="crashed_worker",
+        )
+    if status.cancel_requested:
+        return _move(
+            status, Event.LEASE_EXPIRED, CANCELLED, crashes=crashes, finished_at_ms=now_ms
+        )
+    return _move(
+        status, Event.LEASE_EXPIRED, AVAILABLE, crashes=crashes, attempt=status.attempt - 1
+    )
+
+
+def survived(status: Status, token: int) -> Status:
+    """A holder thought dead has answered with `token`: that crash is taken back."""
+    crashes = tuple(c for c in status.crashes if c.token != token)
+    return msgspec.structs.replace(status, crashes=crashes)
+
+
+def bury_overdue(status: Status, *, reason: str, now_ms: int) -> Status:
+    """A waiting job whose `expires_at` or `deadline_at` has passed."""
+    return _move(status, Event.OVERDUE, DEAD, finished_at_ms=now_ms, reason=reason)
+
+
+def prune_at_ms(job: Job, status: Status) -> int:
+    """When the record of a final job may be removed, in ms since the epoch.
+
+    The job's own `retention_ms` counts for completed and cancelled; the dead are always kept
+    for an operator. 0 for a completed job means at once.
+    """
+    assert status.finished_at_ms is not None, "only a final job is pruned"  # noqa: S101
+    keep_ms = RETENTION_MS[status.state]
+    if job.retention_ms is not None and status.state is not DEAD:
+        keep_ms = job.retention_ms
+    return status.finished_at_ms + keep_ms
+
+
+# ------------------------------------------------------------------------------ operators
+
+
+def act(job: Job, status: Status, action: Action, *, now_ms: int) -> tuple[Job, Status] | None:
+    """The job and status after an operator's action, or None when the state refuses it.
+
+    `DeleteJob` is not handled here: see `deletable`.
+    """
+    match action:
+        case CancelJob(reason=reason):
+            return _with_status(job, cancel(status, reason=reason, now_ms=now_ms))
+        case BuryJob(reason=reason) if status.state in WAITING:
+            return job, _move(status, Event.BURY, DEAD, finished_at_ms=now_ms, reason=reason)
+        case RetryJob() if status.state in TRANSITIONS[Event.RETRY_NOW]:
+            return job, reopen(status, now_ms=now_ms)
+        case RunNow() if status.state in TRANSITIONS[Event.RUN_NOW]:
+            due_ms = min(status.due_ms, now_ms)
+            return job, _move(status, Event.RUN_NOW, AVAILABLE, due_ms=due_ms, reason=None)
+        case MoveJob(queue=queue) if status.state in WAITING:
+            return msgspec.structs.replace(job, queue=queue), status
+        case EditJob() if status.state in WAITING and action.if_revision in (None, job.revision):
+            return _edit(job, status, action.job, now_ms)
+        case _:
+            return None
+
+
+def cancel(status: Status, *, reason: str, now_ms: int) -> Status | None:
+    """Cancel a waiting job, or ask a running one to stop; None when it is final."""
+    if status.state in FINAL:
+        return None
+    if status.state is RUNNING:
+        return _move(status, Event.CANCEL, RUNNING, cancel_requested=True, reason=reason)
+    return _move(status, Event.CANCEL, CANCELLED, finished_at_ms=now_ms, reason=reason)
+
+
+def reopen(status: Status, *, now_ms: int) -> Status:
+    """An operator's retry: available with a fresh budget; errors stay for the reader."""
+    return _move(
+        status,
+        Event.RETRY_NOW,
+        AVAILABLE,
+        due_ms=now_ms,
+        attempt=0,
+        snoozes=0,
+        crashes=(),
+        finished_at_ms=None,
+        result=None,
+        reason=None,
+        cancel_requested=False,
+        waiting_on=frozenset[str](),
+    )
+
+
+def deletable(status: Status) -> bool:
+    """A running job cannot be deleted: its holder would settle nothing. Cancel it first."""
+    return status.state is not RUNNING
+
+
+def _with_status(job: Job, status: Status | None) -> tuple[Job, Status] | None:
+    return None if status is None else (job, status)
+
+
+def _edit(job: Job, status: Status, new: Job, now_ms: int) -> tuple[Job, Status]:
+    stamped, fresh = admit(new, seq=status.seq, now_ms=now_ms, waiting_on=status.waiting_on)
+    edited = msgspec.structs.replace(
+        stamped,
+        id=job.id,
+        queue=job.queue,
+        created_at_ms=job.created_at_ms,
+        parents=job.parents,
+        unblocks=job.unblocks,
+        revision=job.revision + 1,
+    )
+    if stamped.scheduled_at_ms == job.scheduled_at_ms:  # the time was left as it is
+        return edited, status
+    if status.state is RETRYABLE and fresh.state is AVAILABLE:
+        return edited, status  # an edit does not cut a backoff short: that is RunNow
+    return edited, _move(status, Event.EDIT, fresh.state, due_ms=fresh.due_ms)
+
+
+# ------------------------------------------------------------------------------ unique keys
+
+
+def holds_key(job: Job, state: State, *, now_ms: int) -> bool:
+    """Whether the job holds its unique key now, in `state`."""
+    unique = job.unique
+    if unique is None:
+        return False
+    if state in unique.during:
+        return True
+    if unique.release_on_failure and state in (DEAD, CANCELLED):
+        return False
+    return now_ms < job.created_at_ms + unique.window_ms
+
+
+def is_final(state: State) -> bool:
+    """Completed, dead or cancelled."""
+    return state not in UNFINISHED

@@ -1,0 +1,305 @@
+"""A function's parameters to a payload and back.
+
+The payload of a job is one object, parameter name -> value: any language can write it, and a
+parameter with a default can be added while older jobs still wait. An argument that the caller
+left out is left out of the payload, so that the function's own default applies when it runs.
+`*args` is stored under its name as an array, `**kwargs` under its name as an object.
+"""
+
+import inspect
+import re
+import reprlib
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Self, cast
+
+import msgspec
+
+from ropeway import codec as codecs
+from ropeway.codec import Encoded, Format
+from ropeway.errors import CodecError, ConfigError
+
+_POSITIONAL_ONLY = inspect.Parameter.POSITIONAL_ONLY
+_POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+_VAR_POSITIONAL = inspect.Parameter.VAR_POSITIONAL
+_VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
+
+# msgspec ends its messages with the place, "- at `$.name.rest`".
+_PLACE = re.compile(r" - at `\$\.(\w+)")
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 60
+
+
+class Parameters:
+    """The parameters of one function, and their way into a payload and out of it.
+
+    Annotations are resolved at the first use when they name something that is not defined yet
+    (`prepare` does it now). Parameters without an annotation are `Any`.
+    """
+
+    def __init__(self, func: Callable[..., object], signature: inspect.Signature) -> None:
+        """Use `Parameters.of`."""
+        parameters = signature.parameters.values()
+        kinds = {parameter.kind for parameter in parameters}
+        self._func = func
+        self._signature = signature
+        self._name = getattr(func, "__qualname__", None) or repr(func)
+        self._what = f"payload of {self._name}"
+        self._names = tuple(signature.parameters)
+        self._plain = kinds <= {_POSITIONAL, _KEYWORD}
+        self._all_required = all(_is_required(parameter) for parameter in parameters)
+
+    @classmethod
+    def of(cls, func: Callable[..., object], *, skip_first: bool = False) -> Self:
+        """Read the parameters of `func`; `skip_first` leaves out the first, an injected context.
+
+        Raises `ConfigError` when `func` has no signature, no first positional parameter to
+        skip, or a parameter that cannot be stored.
+        """
+        try:
+            signature = inspect.signature(func)
+        except (TypeError, ValueError) as error:
+            msg = f"{func!r} has no signature that can be read; wrap it in a function ({error})"
+            raise ConfigError(msg) from error
+        parameters = list(signature.parameters.values())
+        name = getattr(func, "__qualname__", repr(func))
+        if skip_first:
+            if not parameters or parameters[0].kind not in {_POSITIONAL_ONLY, _POSITIONAL}:
+                msg = f"{name}: its first parameter must be positional, to take the context"
+                raise ConfigError(msg)
+            signature = signature.replace(parameters=parameters[1:])
+        for parameter in signature.parameters:
+            if parameter.startswith("__"):
+                msg = (
+                    f"{name}: the parameter {parameter!r} cannot be stored; names may not begin "
+                    "with two underscores, rename it"
+                )
+                raise ConfigError(msg)
+        return cls(func, signature)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters' names, in the function's order."""
+        return self._names
+
+    @cached_property
+    def return_type(self) -> Any:
+        """The resolved return annotation; `Any` without one. Raises `ConfigError`."""
+        return self._resolve({"return": self._signature.return_annotation})["return"]
+
+    def prepare(self, codec: Format = "json") -> None:
+        """Resolve the annotations now; `ConfigError` if one cannot be found or ever decoded."""
+        try:
+            codecs.require_decodable(self._payload, codec, what=self._name)
+        except ConfigError:
+            for name, type_ in self._types.items():
+                codecs.require_decodable(type_, codec, what=f"{self._name}: parameter {name!r}")
+            raise
+
+    def bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> msgspec.Struct:
+        """Assign arguments to parameters; those left out are `msgspec.UNSET`.
+
+        Raises `TypeError` for missing, unknown and surplus arguments, as a call would.
+        """
+        if self._plain:
+            try:
+                return self._payload(*args, **kwargs)
+            except TypeError:
+                pass  # the slow way words the error as Python does
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            msg = f"{self._name}() {error}"
+            raise TypeError(msg) from None
+        return self._payload(**bound.arguments)
+
+    def encode(
+        self,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        *,
+        codec: Format = "json",
+        compress_above_bytes: int | None = codecs.COMPRESS_ABOVE_BYTES,
+        limit_bytes: int = codecs.STORED_MAX_BYTES,
+        check: bool = True,
+    ) -> Encoded:
+        """Bind the arguments and encode them; sizes as in `codec.encode`.
+
+        `check` reads the payload back into the annotated types, so that a value which does not
+        fit is an error here, at the call that made it, and not in the worker.
+
+        Raises `TypeError` as a call would, `CodecError` for a value that does not fit its
+        annotation or cannot be encoded, `PayloadTooLarge`, and `ConfigError` for annotations
+        that cannot be resolved.
+        """
+        payload = self.bind(args, kwargs)
+        data = codecs.serialize(payload, codec, what=self._what)
+        if check:
+            self._check(payload, data, codec)
+        return codecs.pack(
+            data,
+            codec,
+            compress_above_bytes=compress_above_bytes,
+            limit_bytes=limit_bytes,
+            what=self._what,
+        )
+
+    def decode(
+        self, data: bytes, codec: str, *, limit_bytes: int = codecs.DECODED_MAX_BYTES
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return `(args, kwargs)` for `func(*args, **kwargs)`, without the skipped context.
+
+        Raises `CodecError` for broken bytes, and for missing, unknown and misfit arguments.
+        """
+        payload = codecs.decode(
+            data, codec, self._payload, limit_bytes=limit_bytes, what=self._what
+        )
+        given = self._given(payload)
+        if self._plain:
+            return (), given
+        return self._to_call(given)
+
+    def values(
+        self, args: Sequence[object], kwargs: Mapping[str, object], *, codec: Format = "json"
+    ) -> dict[str, Any]:
+        """Return every argument as the function will see it, defaults included, by name.
+
+        Values pass through their annotated types: `1` for a `float` is `1.0`, so that calls
+        which mean the same have the same unique key. Raises as `encode` does.
+        """
+        payload = self.bind(args, kwargs)
+        data = codecs.serialize(payload, codec, what=self._what)
+        given = self._given(self._check(payload, data, codec))
+        return {
+            name: given[name] if name in given else _default(parameter)
+            for name, parameter in self._signature.parameters.items()
+        }
+
+    def _check(self, payload: msgspec.Struct, data: bytes, codec: Format) -> msgspec.Struct:
+        try:
+            for name in self._bytes_names:
+                # A str would be taken for base64, and arrive as other bytes or not at all.
+                if isinstance(getattr(payload, name), str):
+                    msg = f"{self._what}: Expected `bytes`, got `str` - at `$.{name}`"
+                    raise CodecError(msg)
+            return codecs.deserialize(data, codec, self._payload, self._what)
+        except CodecError as error:
+            place = _PLACE.search(str(error))
+            if place is None:
+                raise
+            name = place[1]
+            given = getattr(payload, name)
+            msg = f"{error}: {name}={_SHOWN.repr(given)} does not fit its annotation"
+            raise CodecError(msg) from error
+
+    def _given(self, payload: msgspec.Struct) -> dict[str, Any]:
+        values = msgspec.structs.asdict(payload)
+        if self._all_required:
+            return values
+        return {name: value for name, value in values.items() if value is not msgspec.UNSET}
+
+    def _to_call(self, given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Split what was given for a function with `/`, `*args` or `**kwargs`."""
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        parameters = self._signature.parameters.values()
+        by_position = any(parameter.kind is _VAR_POSITIONAL for parameter in parameters)
+        for parameter in parameters:
+            name, kind = parameter.name, parameter.kind
+            if kind is _POSITIONAL_ONLY or (kind is _POSITIONAL and by_position):
+                # A later one can only be reached when this one is filled.
+                args.append(given[name] if name in given else parameter.default)
+            elif kind is _VAR_POSITIONAL:
+                args.extend(given.get(name, ()))
+            elif kind is _VAR_KEYWORD:
+                kwargs.update(given.get(name, {}))
+            elif name in given:
+                kwargs[name] = given[name]
+        return tuple(args), kwargs
+
+    # -- types -----------------------------------------------------------------------------
+
+    @cached_property
+    def _types(self) -> dict[str, Any]:
+        parameters = self._signature.parameters
+        hints = self._resolve({name: item.annotation for name, item in parameters.items()})
+        return {name: _stored_type(parameters[name].kind, hints[name]) for name in parameters}
+
+    @cached_property
+    def _bytes_names(self) -> tuple[str, ...]:
+        carried = (bytes, bytearray, memoryview)
+        return tuple(
+            name
+            for name, type_ in self._types.items()
+            if type_ in carried or (args := typing.get_args(type_)) and args[0] in carried
+        )
+
+    @cached_property
+    def _payload(self) -> type[msgspec.Struct]:
+        """The struct that a payload decodes into: one pass checks names and types.
+
+        It takes positional and keyword arguments where the function does, so that binding is
+        one call into C.
+        """
+        plain: list[tuple[str, Any, Any]] = []
+        by_name: list[tuple[str, Any, Any]] = []
+        for name, parameter in self._signature.parameters.items():
+            default = msgspec.NODEFAULT if _is_required(parameter) else msgspec.UNSET
+            is_plain = self._plain and parameter.kind is _POSITIONAL
+            (plain if is_plain else by_name).append((name, self._types[name], default))
+        base = msgspec.defstruct("Payload", plain, forbid_unknown_fields=True)
+        if not by_name:
+            return base
+        return msgspec.defstruct(
+            "Payload", by_name, bases=(base,), kw_only=True, forbid_unknown_fields=True
+        )
+
+    def _resolve(self, annotations: Mapping[str, Any]) -> dict[str, Any]:
+        """Evaluate annotations where the function was defined; those left out are `Any`."""
+
+        def annotated() -> None: ...
+
+        missing = inspect.Parameter.empty
+        annotated.__annotations__ = {
+            name: Any if annotation is missing else annotation
+            for name, annotation in annotations.items()
+        }
+        func = inspect.unwrap(self._func)
+        try:
+            return typing.get_type_hints(
+                annotated, globalns=getattr(func, "__globals__", {}), include_extras=True
+            )
+        except Exception as error:
+            msg = (
+                f"{self._name}: its annotations cannot be resolved ({error}); define or import "
+                "the types at the top of its module, outside `if TYPE_CHECKING`"
+            )
+            raise ConfigError(msg) from error
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind not in {
+        _VAR_POSITIONAL,
+        _VAR_KEYWORD,
+    }
+
+
+def _default(parameter: inspect.Parameter) -> object:
+    if parameter.kind is _VAR_POSITIONAL:
+        return []
+    if parameter.kind is _VAR_KEYWORD:
+        return cast("dict[str, object]", {})
+    return parameter.default
+
+
+def _stored_type(kind: object, hint: Any) -> Any:
+    """The type under which a parameter is stored: `*args: int` is `list[int]`, and so on."""
+    if kind not in {_VAR_POSITIONAL, _VAR_KEYWORD}:
+        return hint
+    if typing.get_origin(hint) is typing.Unpack:
+        return typing.get_args(hint)[0]
+    if isinstance(hint, typing.ParamSpecArgs | typing.ParamSpecKwargs):
+        hint = Any
+    return list[hint] if kind is _VAR_POSITIONAL else dict[str, hint]
