@@ -15,7 +15,7 @@ pydantic; this module never imports it.
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, cast, overload
 
@@ -46,7 +46,7 @@ _WINDOW_MAX_BYTES = 8 * 1024 * 1024
 _CHUNK_BYTES = 256 * 1024
 _ZSTD_LEVEL = 3
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_SEARCH_DEPTH_MAX = 32
+_SEARCH_DEPTH_MAX = 32  # how deep a message looks for the culprit
 # A 64-bit float of msgpack whose exponent is all ones: NaN or an infinity (IEEE 754).
 _NON_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]", re.DOTALL)
 
@@ -128,8 +128,7 @@ def serialize(value: object, codec: Format, *, what: str) -> bytes:
     """The first half of `encode`: to bytes, neither compressed nor limited."""
     encoder = _ENCODERS.get(codec)
     if encoder is None:
-        msg = f"{what}: unknown format {codec!r}; use 'json' or 'msgpack'"
-        raise CodecError(msg)
+        raise CodecError(f"{what}: unknown format {codec!r}; use 'json' or 'msgpack'")
     try:
         data = encoder.encode(value)
     except MemoryError:
@@ -162,8 +161,7 @@ def pack(
 def unpack(data: bytes, codec: str, *, limit_bytes: int, what: str) -> bytes:
     """The first half of `decode`: decompressed bytes, at most `limit_bytes` of them."""
     if codec not in CODECS:
-        msg = f"{what}: unknown codec {codec!r}; this release knows {', '.join(CODECS)}"
-        raise CodecError(msg)
+        raise CodecError(f"{what}: unknown codec {codec!r}; this release knows {', '.join(CODECS)}")
     if codec.endswith("+zstd"):
         return _decompress(data, limit_bytes, what)
     if len(data) > limit_bytes:
@@ -179,11 +177,9 @@ def deserialize(data: bytes, codec: str, type_: Any, what: str) -> Any:
     except MemoryError:
         raise
     except RecursionError as error:
-        msg = f"{what}: nested too deeply to be read"
-        raise CodecError(msg) from error
+        raise CodecError(f"{what}: nested too deeply to be read") from error
     except Exception as error:  # validators and `__post_init__` of annotated types are user code
-        msg = f"{what}: {error}"
-        raise CodecError(msg) from error
+        raise CodecError(f"{what}: {error}") from error
 
 
 def require_decodable(type_: Any, codec: Format = "json", *, what: str) -> None:
@@ -208,6 +204,10 @@ def canonical(value: object, *, what: str = "value") -> bytes:
 # -- types ------------------------------------------------------------------------------------
 
 
+# msgspec carries them as values: it asks for help only where one is a key in JSON.
+_NEVER_KEYS = {type(None), bool, tuple, frozenset}
+
+
 def _base_model() -> Any:
     """Return pydantic's BaseModel when the application uses pydantic, otherwise None."""
     return getattr(sys.modules.get("pydantic"), "BaseModel", None)
@@ -218,9 +218,10 @@ def _to_plain(value: object) -> object:
     model = _base_model()
     if model is not None and isinstance(value, model):
         # JSON mode: dumps what validates again, the same in both formats.
-        return cast("Any", value).model_dump(mode="json", by_alias=True, round_trip=True)
-    msg = f"a {_type_name(type(value))} cannot be carried"
-    raise TypeError(msg)
+        return cast(Any, value).model_dump(mode="json", by_alias=True, round_trip=True)
+    if type(value) in _NEVER_KEYS:
+        raise TypeError(f"a {_type_name(type(value))} cannot be a key of a JSON object")
+    raise TypeError(f"a {_type_name(type(value))} cannot be carried")
 
 
 def _from_plain(type_: Any, value: object) -> object:
@@ -228,23 +229,21 @@ def _from_plain(type_: Any, value: object) -> object:
     model = _base_model()
     if model is not None and isinstance(type_, type) and issubclass(type_, model):
         try:
-            return cast("Any", type_).model_validate_json(_JSON.encode(value))
+            return cast(Any, type_).model_validate_json(_JSON.encode(value))
         except ValueError as error:
             raise ValueError(_pydantic_message(error)) from error
     if isinstance(value, type_):
         return value
-    msg = f"values of the type {_type_name(type_)} cannot be carried"
-    raise TypeError(msg)
+    raise TypeError(f"values of the type {_type_name(type_)} cannot be carried")
 
 
 def _pydantic_message(error: ValueError) -> str:
-    details = cast("list[dict[str, Any]]", cast("Any", error).errors(include_url=False))
+    details = cast(list[dict[str, Any]], cast(Any, error).errors(include_url=False))
     return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in details)
 
 
 def _refuse_extension(code: int, data: memoryview) -> object:
-    msg = f"unknown msgpack extension {code} of {len(data)} bytes"
-    raise ValueError(msg)
+    raise ValueError(f"unknown msgpack extension {code} of {len(data)} bytes")
 
 
 def _type_name(type_: Any) -> str:
@@ -268,12 +267,11 @@ def _decoder_for(json: bool, type_: Any, what: str) -> _Decoder:  # noqa: FBT001
     try:
         return _cached_decoder(json, type_)
     except Exception as error:
-        msg = (
+        raise ConfigError(
             f"{what}: values of {_type_name(type_)} cannot be decoded ({error}); annotate with "
             "a dataclass, a msgspec Struct, a pydantic model or plain types, defined where "
             "they can be found at run time"
-        )
-        raise ConfigError(msg) from error
+        ) from error
 
 
 @lru_cache(maxsize=4096)
@@ -293,15 +291,15 @@ def _refuse_value(
     what: str,
 ) -> NoReturn:
     if isinstance(error, RecursionError):
-        msg = f"{what}: nested too deeply, or contains itself; pass an id or a flat structure"
-        raise CodecError(msg) from error
+        raise CodecError(
+            f"{what}: nested too deeply, or contains itself; pass an id or a flat structure"
+        ) from error
     path, culprit, reason = _locate(value, encoder, error)
-    msg = (
+    raise CodecError(
         f"{what}: the {_type_name(type(culprit))} at `{path}` cannot be encoded ({reason}); "
         "pass plain values, a dataclass, a msgspec Struct or a pydantic model, or an id to "
         "load it by"
-    )
-    raise CodecError(msg) from error
+    ) from error
 
 
 def _locate(
@@ -324,16 +322,16 @@ def _locate(
 def _children(value: object) -> Iterator[tuple[str, object]]:
     """The parts of a container with their steps in a path, written as msgspec writes paths."""
     if isinstance(value, dict):
-        for key, item in cast("dict[object, object]", value).items():
+        for key, item in cast(dict[object, object], value).items():
             yield (f".{key}" if isinstance(key, str) else f"[{key!r}]"), item
     elif isinstance(value, list | tuple | set | frozenset):
-        for index, item in enumerate(cast("list[object]", value)):
+        for index, item in enumerate(cast(list[object], value)):
             yield f"[{index}]", item
     else:
-        names = getattr(value, "__struct_fields__", None) or getattr(
-            value, "__dataclass_fields__", ()
+        fields: Iterable[str] = getattr(
+            value, "__struct_fields__", getattr(value, "__dataclass_fields__", ())
         )
-        for name in cast("tuple[str, ...]", tuple(names)):
+        for name in fields:
             if (item := getattr(value, name, None)) is not msgspec.UNSET:
                 yield f".{name}", item
 
@@ -349,11 +347,10 @@ def _refuse_non_finite(value: object, what: str) -> None:
     while pending:
         path, item = pending.pop()
         if isinstance(item, float) and item - item != 0.0:
-            msg = (
+            raise CodecError(
                 f"{what}: {item} at `{path}` has no JSON form and would be read as null; "
                 "pass None or a finite number, or choose codec='msgpack'"
             )
-            raise CodecError(msg)
         pending.extend((path + step, child) for step, child in _children(item))
 
 
@@ -375,8 +372,9 @@ def _decompress(data: bytes, limit_bytes: int, what: str) -> bytes:
     try:
         end = _frame_end(data)
         if end != len(data):
-            msg = f"{what}: not one whole zstd frame (ends at byte {end} of {len(data)})"
-            raise CodecError(msg)
+            raise CodecError(
+                f"{what}: not one whole zstd frame (ends at byte {end} of {len(data)})"
+            )
         chunks: list[bytes] = []
         left = limit_bytes + 1
         with _zstd.decompressor.stream_reader(data) as reader:
@@ -384,8 +382,7 @@ def _decompress(data: bytes, limit_bytes: int, what: str) -> bytes:
                 chunks.append(chunk)
                 left -= len(chunk)
     except zstandard.ZstdError as error:
-        msg = f"{what}: broken zstd data ({error})"
-        raise CodecError(msg) from error
+        raise CodecError(f"{what}: broken zstd data ({error})") from error
     if not left:
         raise _too_large(what, "the decompressed size", limit_bytes)
     return b"".join(chunks)
@@ -397,8 +394,7 @@ def _frame_end(data: bytes) -> int:
     The reader itself takes a cut frame for the end of the stream, and ignores what follows one.
     """
     if data[:4] != _ZSTD_MAGIC:
-        msg = "no zstd frame"
-        raise zstandard.ZstdError(msg)
+        raise zstandard.ZstdError("no zstd frame")
     has_checksum = zstandard.get_frame_parameters(data).has_checksum
     position = zstandard.frame_header_size(data)
     last = False

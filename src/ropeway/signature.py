@@ -9,6 +9,7 @@ left out is left out of the payload, so that the function's own default applies 
 import inspect
 import re
 import reprlib
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -26,8 +27,8 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _VAR_POSITIONAL = inspect.Parameter.VAR_POSITIONAL
 _VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 
-# msgspec ends its messages with the place, "- at `$.name.rest`".
-_PLACE = re.compile(r" - at `\$\.(\w+)")
+# msgspec ends its messages with the place, " - at `$.name.rest`".
+_NAME = re.compile(r"\W")
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 60
 
@@ -45,7 +46,7 @@ class Parameters:
         kinds = {parameter.kind for parameter in parameters}
         self._func = func
         self._signature = signature
-        self._name = getattr(func, "__qualname__", None) or repr(func)
+        self._name = _name_of(func)
         self._what = f"payload of {self._name}"
         self._names = tuple(signature.parameters)
         self._plain = kinds <= {_POSITIONAL, _KEYWORD}
@@ -61,22 +62,23 @@ class Parameters:
         try:
             signature = inspect.signature(func)
         except (TypeError, ValueError) as error:
-            msg = f"{func!r} has no signature that can be read; wrap it in a function ({error})"
-            raise ConfigError(msg) from error
+            raise ConfigError(
+                f"{func!r} has no signature that can be read; wrap it in a function ({error})"
+            ) from error
         parameters = list(signature.parameters.values())
-        name = getattr(func, "__qualname__", repr(func))
+        name = _name_of(func)
         if skip_first:
             if not parameters or parameters[0].kind not in {_POSITIONAL_ONLY, _POSITIONAL}:
-                msg = f"{name}: its first parameter must be positional, to take the context"
-                raise ConfigError(msg)
+                raise ConfigError(
+                    f"{name}: its first parameter must be positional, to take the context"
+                )
             signature = signature.replace(parameters=parameters[1:])
         for parameter in signature.parameters:
             if parameter.startswith("__"):
-                msg = (
+                raise ConfigError(
                     f"{name}: the parameter {parameter!r} cannot be stored; names may not begin "
                     "with two underscores, rename it"
                 )
-                raise ConfigError(msg)
         return cls(func, signature)
 
     @property
@@ -111,8 +113,7 @@ class Parameters:
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            msg = f"{self._name}() {error}"
-            raise TypeError(msg) from None
+            raise TypeError(f"{self._name}() {error}") from None
         return self._payload(**bound.arguments)
 
     def encode(
@@ -178,21 +179,24 @@ class Parameters:
         }
 
     def _check(self, payload: msgspec.Struct, data: bytes, codec: Format) -> msgspec.Struct:
+        for name in self._bytes_names:
+            # A str would be taken for base64, and arrive as other bytes or not at all.
+            if isinstance(given := getattr(payload, name), str):
+                raise self._misfit("Expected `bytes`, got `str`", name, given)
         try:
-            for name in self._bytes_names:
-                # A str would be taken for base64, and arrive as other bytes or not at all.
-                if isinstance(getattr(payload, name), str):
-                    msg = f"{self._what}: Expected `bytes`, got `str` - at `$.{name}`"
-                    raise CodecError(msg)
-            return codecs.deserialize(data, codec, self._payload, self._what)
+            return cast(msgspec.Struct, codecs.deserialize(data, codec, self._payload, self._what))
         except CodecError as error:
-            place = _PLACE.search(str(error))
-            if place is None:
+            reason, _, path = str(error.__cause__).partition(" - at `$.")
+            if not path:
                 raise
-            name = place[1]
-            given = getattr(payload, name)
-            msg = f"{error}: {name}={_SHOWN.repr(given)} does not fit its annotation"
-            raise CodecError(msg) from error
+            name = _NAME.split(path, maxsplit=1)[0]
+            raise self._misfit(reason, path.rstrip("`"), getattr(payload, name, None)) from error
+
+    def _misfit(self, reason: str, path: str, given: object) -> CodecError:
+        return CodecError(
+            f"{self._name}: the argument `{path}` does not fit its annotation: {reason}; "
+            f"given {_SHOWN.repr(given)}"
+        )
 
     def _given(self, payload: msgspec.Struct) -> dict[str, Any]:
         values = msgspec.structs.asdict(payload)
@@ -210,7 +214,7 @@ class Parameters:
             name, kind = parameter.name, parameter.kind
             if kind is _POSITIONAL_ONLY or (kind is _POSITIONAL and by_position):
                 # A later one can only be reached when this one is filled.
-                args.append(given[name] if name in given else parameter.default)
+                args.append(given.get(name, parameter.default))
             elif kind is _VAR_POSITIONAL:
                 args.extend(given.get(name, ()))
             elif kind is _VAR_KEYWORD:
@@ -219,7 +223,7 @@ class Parameters:
                 kwargs[name] = given[name]
         return tuple(args), kwargs
 
-    # -- types -----------------------------------------------------------------------------
+    # -- types --------------------------------------------------------------------------------
 
     @cached_property
     def _types(self) -> dict[str, Any]:
@@ -229,12 +233,7 @@ class Parameters:
 
     @cached_property
     def _bytes_names(self) -> tuple[str, ...]:
-        carried = (bytes, bytearray, memoryview)
-        return tuple(
-            name
-            for name, type_ in self._types.items()
-            if type_ in carried or (args := typing.get_args(type_)) and args[0] in carried
-        )
+        return tuple(name for name, type_ in self._types.items() if _wants_bytes(type_))
 
     @cached_property
     def _payload(self) -> type[msgspec.Struct]:
@@ -272,11 +271,15 @@ class Parameters:
                 annotated, globalns=getattr(func, "__globals__", {}), include_extras=True
             )
         except Exception as error:
-            msg = (
+            raise ConfigError(
                 f"{self._name}: its annotations cannot be resolved ({error}); define or import "
                 "the types at the top of its module, outside `if TYPE_CHECKING`"
-            )
-            raise ConfigError(msg) from error
+            ) from error
+
+
+def _name_of(func: Callable[..., object]) -> str:
+    name: str = getattr(func, "__qualname__", "") or repr(func)
+    return name.rpartition("<locals>.")[2]
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:
@@ -286,11 +289,17 @@ def _is_required(parameter: inspect.Parameter) -> bool:
     }
 
 
+def _wants_bytes(type_: Any) -> bool:
+    if typing.get_origin(type_) in {typing.Union, types.UnionType, typing.Annotated}:
+        return any(_wants_bytes(part) for part in typing.get_args(type_))
+    return type_ is bytes or type_ is bytearray or type_ is memoryview
+
+
 def _default(parameter: inspect.Parameter) -> object:
     if parameter.kind is _VAR_POSITIONAL:
         return []
     if parameter.kind is _VAR_KEYWORD:
-        return cast("dict[str, object]", {})
+        return cast(dict[str, object], {})
     return parameter.default
 
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import blake2b
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from ropeway.codec import canonical
 from ropeway.errors import ConfigError
@@ -32,7 +32,7 @@ class Unique:
     - `during`: unfinished states; by default all of them. Empty: only `window` counts.
     - `on_conflict`: what an enqueue gets while the key is held. `"return"`: the job that holds
       it; `"reject"`: `Duplicate` is raised; `"replace"`: the new job takes the place of the
-      one that holds the key, unless that one is running.
+      one that holds the key.
     - `release_on_failure`: give up what is left of `window` when the job ends dead or
       cancelled, so that it can be enqueued again at once.
 
@@ -41,28 +41,28 @@ class Unique:
 
     by: Sequence[str] | None = None
     window: float | timedelta | None = None
-    during: Collection[str] = UNFINISHED
+    during: frozenset[str] = UNFINISHED
     on_conflict: OnConflict = "return"
     release_on_failure: bool = True
 
     def __post_init__(self) -> None:
         """Check every field, and freeze the collections."""
         if isinstance(self.by, str):
-            msg = f"by={self.by!r} must be a list of argument names; write by=[{self.by!r}]"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"by={self.by!r} must be a list of argument names; write by=[{self.by!r}]"
+            )
         if self.by is not None:
             object.__setattr__(self, "by", tuple(self.by))
-        if isinstance(self.during, str):
-            msg = f"during={self.during!r} must be a set of states; write {{{self.during!r}}}"
-            raise ConfigError(msg)
+        during = cast(object, self.during)
+        if isinstance(during, str) or not isinstance(during, Collection):
+            raise ConfigError(f"during={during!r} must be a set of states; write {{{during!r}}}")
         object.__setattr__(self, "during", frozenset(self.during))
-        self._check_during(frozenset(self.during))
+        self._check_during(self.during)
         if self.window is not None:
             _check_window(self.window)
         if self.on_conflict not in get_args(OnConflict):
             allowed = ", ".join(map(repr, get_args(OnConflict)))
-            msg = f"on_conflict={self.on_conflict!r} is unknown; use one of {allowed}"
-            raise ConfigError(msg)
+            raise ConfigError(f"on_conflict={self.on_conflict!r} is unknown; use one of {allowed}")
 
     @property
     def window_ms(self) -> int | None:
@@ -76,22 +76,22 @@ class Unique:
         for name in self.by or ():
             if name not in names:
                 known = ", ".join(names) or "none"
-                msg = f"{task}: unique by {name!r}, but its parameters are: {known}"
-                raise ConfigError(msg)
+                raise ConfigError(f"{task}: unique by {name!r}, but its parameters are: {known}")
 
     def _check_during(self, during: frozenset[str]) -> None:
         if finished := sorted(during & _FINISHED):
-            msg = (
+            raise ConfigError(
                 f"during: {finished[0]!r} is a final state and cannot hold a key; to stay unique "
                 "after the end, set window"
             )
-            raise ConfigError(msg)
         if unknown := sorted(during - UNFINISHED):
-            msg = f"during: {unknown[0]!r} is no state; use {', '.join(sorted(UNFINISHED))}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"during: {unknown[0]!r} is no state; use {', '.join(sorted(UNFINISHED))}"
+            )
         if not during and self.window is None:
-            msg = "during is empty and there is no window: the key would never be held; set one"
-            raise ConfigError(msg)
+            raise ConfigError(
+                "during is empty and there is no window: the key would never be held; set one"
+            )
 
 
 def unique_key(task: str, values: Mapping[str, object], by: Sequence[str] | None = None) -> str:
@@ -111,8 +111,9 @@ def unique_key(task: str, values: Mapping[str, object], by: Sequence[str] | None
             chosen = {name: values[name] for name in by}
         except KeyError as error:
             known = ", ".join(values) or "none"
-            msg = f"{task}: unique by {error.args[0]!r}, but its arguments are: {known}"
-            raise ConfigError(msg) from None
+            raise ConfigError(
+                f"{task}: unique by {error.args[0]!r}, but its arguments are: {known}"
+            ) from None
     data = canonical(chosen, what=f"unique key of {task}")
     return f"{task}:{blake2b(data, digest_size=_KEY_BYTES).hexdigest()}"
 
@@ -124,5 +125,4 @@ def _seconds(window: float | timedelta) -> float:
 def _check_window(window: float | timedelta) -> None:
     seconds = _seconds(window)
     if not (math.isfinite(seconds) and seconds > 0):
-        msg = f"window={window!r} must be a positive number of seconds or a timedelta"
-        raise ConfigError(msg)
+        raise ConfigError(f"window={window!r} must be a positive number of seconds or a timedelta")
