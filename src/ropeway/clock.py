@@ -20,9 +20,11 @@ class SystemClock:
     """The host's clocks."""
 
     def wall_ms(self) -> int:
+        """See `Clock`."""
         return time.time_ns() // 1_000_000
 
     def mono_ms(self) -> int:
+        """See `Clock`."""
         return time.monotonic_ns() // 1_000_000
 
 
@@ -43,6 +45,5 @@ class ForwardClock:
     def now_ms(self) -> int:
         """The time now, in milliseconds since the epoch, never less than the last answer."""
         now_ms = self._clock.wall_ms()
-        if now_ms > self._latest_ms:
-            self._latest_ms = now_ms
+        self._latest_ms = max(self._latest_ms, now_ms)
         return self._latest_ms

@@ -28,6 +28,8 @@ class State(StrEnum):
     DEAD = "dead"
     CANCELLED = "cancelled"
 
+    __hash__ = str.__hash__  # Enum's own is a Python function, and states are hashed all the time
+
 
 FINAL = frozenset({State.COMPLETED, State.DEAD, State.CANCELLED})
 UNFINISHED = frozenset(State) - FINAL
@@ -108,6 +110,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def ref(self) -> JobRef:
+        """The job's full name: id and queue."""
         return JobRef(self.id, self.queue)
 
 
@@ -186,7 +189,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def suspect(self) -> bool:
         """Two crashes: it may kill its worker, so it must be the only job its worker holds."""
-        return self.crashes >= 2  # noqa: PLR2004
+        return self.crashes >= 2
 
 
 class _IdSource:

@@ -1,0 +1,366 @@
+"""The rows of the memory broker and their indexes. Synchronous; knows nothing of verbs.
+
+Every change of a row goes through `Table.put`, which keeps all indexes true. The heaps are
+cleaned lazily: an entry counts only while it still says what its row says.
+"""
+
+import asyncio
+from bisect import bisect_left
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+
+from ropeway import lifecycle
+from ropeway.broker import JobEvent
+from ropeway.job import FINAL, WAITING, Job, JobRecord, JobRef, State, Status
+
+ReadyKey = tuple[int, float, int, int]
+
+
+class Row:
+    """One job. `job` and `status` are replaced, never changed in place."""
+
+    __slots__ = (
+        "events", "events_bytes", "in_line", "job", "parents", "ready_key", "status", "waiters",
+    )  # fmt: skip
+
+    def __init__(self, job: Job, status: Status) -> None:
+        self.job = job
+        self.status = status
+        self.ready_key: ReadyKey | None = None  # of its entry in the ready heap
+        self.in_line = False  # whether the heap of its ordering key has it
+        self.parents: set[str] = set()  # ids under which it stands in `Table.children`
+        self.waiters: list[asyncio.Future[JobRecord | None]] = []
+        self.events: deque[JobEvent] = deque()
+        self.events_bytes = 0
+
+    @property
+    def record(self) -> JobRecord:
+        return JobRecord(self.job, self.status)
+
+
+class _Line:
+    """The unfinished jobs of one ordering key; only `head` may run."""
+
+    __slots__ = ("head", "heap")
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[int, Row]] = []
+        self.head: Row | None = None
+
+
+class Table:
+    """All rows, by id, by seq, and by what is to happen to them next."""
+
+    def __init__(self) -> None:
+        self.counts: defaultdict[str, Counter[State]] = defaultdict(Counter)
+        self.running: set[Row] = set()
+        self.children: defaultdict[str, set[Row]] = defaultdict(set)
+        self.failed: deque[Row] = deque()  # parents whose children are still to be told
+        self._by_id: dict[str, tuple[Row, ...]] = {}
+        self._by_seq: dict[int, Row] = {}
+        self._seqs: list[int] = []
+        self._ready: defaultdict[str, list[tuple[ReadyKey, Row]]] = defaultdict(list)
+        self._due: defaultdict[str, list[tuple[int, int, Row]]] = defaultdict(list)
+        self._leases: list[tuple[int, int, Row]] = []
+        self._overdue: list[tuple[int, int, Row]] = []
+        self._prune: list[tuple[int, int, Row]] = []
+        self._completed: defaultdict[str, deque[Row]] = defaultdict(deque)
+        self._keys: dict[tuple[str, str], Row] = {}
+        self._lines: dict[tuple[str, str], _Line] = {}
+
+    # ------------------------------------------------------------------ rows
+
+    def find(self, ref: JobRef) -> Row | None:
+        """The row of a job; without a queue, the first one with that id."""
+        for row in self._by_id.get(ref.id, ()):
+            if ref.queue is None or row.job.queue == ref.queue:
+                return row
+        return None
+
+    def newest_first(self, *, before_seq: int | None) -> Iterator[Row]:
+        """Rows in falling order of seq, beginning below `before_seq`."""
+        end = len(self._seqs) if before_seq is None else bisect_left(self._seqs, before_seq)
+        for at in range(end - 1, -1, -1):
+            row = self._by_seq.get(self._seqs[at])
+            if row is not None:
+                yield row
+
+    def add(self, job: Job, status: Status, *, now_ms: int) -> Row:
+        """A new row; its id must be free in its queue."""
+        row = Row(job, status)
+        self._by_id[job.id] = (*self._by_id.get(job.id, ()), row)
+        self._by_seq[status.seq] = row
+        self._seqs.append(status.seq)
+        for parent in job.parents:
+            self.adopt(parent, row)
+        self._watch_overdue(row)
+        self.counts[job.queue][status.state] += 1
+        self._index(row, now_ms)
+        return row
+
+    def put(self, row: Row, status: Status, *, now_ms: int, job: Job | None = None) -> None:
+        """Replace a row's status (and words), and every index entry that follows from them."""
+        old = row.status.state
+        if job is not None and job is not row.job:
+            self._leave_key(row)
+            if job.queue != row.job.queue:
+                self._leave_line(row)
+                self.counts[row.job.queue][old] -= 1
+                self.counts[job.queue][old] += 1
+                row.ready_key = None
+            row.job = job
+            self._watch_overdue(row)
+        row.status = status
+        if old is not status.state:
+            counts = self.counts[row.job.queue]
+            counts[old] -= 1
+            counts[status.state] += 1
+            if old not in WAITING:
+                self._watch_overdue(row)
+        self._index(row, now_ms)
+
+    def remove(self, row: Row) -> None:
+        """Forget a row that is not running. Its waiters learn that there is no record."""
+        job, status = row.job, row.status
+        left = tuple(other for other in self._by_id[job.id] if other is not row)
+        if left:
+            self._by_id[job.id] = left
+        else:
+            del self._by_id[job.id]
+        del self._by_seq[status.seq]
+        if len(self._seqs) > 2 * len(self._by_seq) + 1000:
+            self._seqs = sorted(self._by_seq)
+        self.counts[job.queue][status.state] -= 1
+        self._leave_key(row)
+        self._leave_line(row)
+        if status.state is not State.COMPLETED and job.id in self.children:
+            self.failed.append(row)
+        for parent in row.parents:
+            self.children[parent].discard(row)
+            if not self.children[parent]:
+                del self.children[parent]
+        self._answer(row, None)
+
+    def exists(self, row: Row) -> bool:
+        """Whether the row has not been removed."""
+        return self._by_seq.get(row.status.seq) is row
+
+    def adopt(self, parent_id: str, child: Row) -> None:
+        """Note that `child` waits for the job `parent_id`."""
+        child.parents.add(parent_id)
+        self.children[parent_id].add(child)
+
+    def needed(self, row: Row) -> bool:
+        """Whether an unfinished job still depends on this row's record."""
+        children = self.children.get(row.job.id, ())
+        return any(child.status.state not in FINAL for child in children)
+
+    # ------------------------------------------------------------------ indexes
+
+    def _index(self, row: Row, now_ms: int) -> None:
+        job, status = row.job, row.status
+        state = status.state
+        if job.unique is not None:
+            self._update_key(row, now_ms)
+        if job.ordering_key is not None:
+            self._update_line(row)
+        if state is State.AVAILABLE:
+            self._push_ready(row)
+        elif state is State.RUNNING:
+            self.running.add(row)
+            heappush(self._leases, (status.lease_until_ms, status.seq, row))
+            return
+        elif state is State.SCHEDULED or state is State.RETRYABLE:
+            heappush(self._due[job.queue], (status.due_ms, status.seq, row))
+        elif state in FINAL:
+            self._finish(row)
+        self.running.discard(row)
+
+    def _finish(self, row: Row) -> None:
+        status = row.status
+        heappush(self._prune, (lifecycle.prune_at_ms(row.job, status), status.seq, row))
+        if status.state is State.COMPLETED:
+            self._completed[row.job.queue].append(row)
+        else:
+            self.failed.append(row)
+        self._answer(row, row.record)
+
+    def _answer(self, row: Row, record: JobRecord | None) -> None:
+        for waiter in row.waiters:
+            if not waiter.done():
+                waiter.set_result(record)
+        row.waiters.clear()
+
+    def _push_ready(self, row: Row) -> None:
+        status = row.status
+        if status.blocked_on is not None:
+            return
+        key = (-row.job.priority, status.rank, status.due_ms, status.seq)
+        if row.ready_key != key:
+            row.ready_key = key
+            heappush(self._ready[row.job.queue], (key, row))
+
+    def ready(self, queue: str) -> Row | None:
+        """The job that comes next, left in its place."""
+        heap = self._ready[queue]
+        while heap:
+            key, row = heap[0]
+            if self._is_ready(key, row, queue):
+                return row
+            self._drop_first(heap)
+        return None
+
+    def _is_ready(self, key: ReadyKey, row: Row, queue: str) -> bool:
+        return (
+            row.ready_key == key
+            and row.status.state is State.AVAILABLE
+            and row.status.blocked_on is None
+            and row.job.queue == queue
+            and self.exists(row)
+        )
+
+    def _drop_first(self, heap: list[tuple[ReadyKey, Row]]) -> None:
+        key, row = heappop(heap)
+        if row.ready_key == key:
+            row.ready_key = None
+
+    def in_order(self, queue: str) -> list[Row]:
+        """Every job that could be handed out, in the order of reserve."""
+        entries = sorted((key, row.status.seq, row) for key, row in self._ready[queue])
+        return [row for key, _, row in entries if self._is_ready(key, row, queue)]
+
+    def next_due(self, queue: str) -> Row | None:
+        """The scheduled or retryable job of a queue that is due first."""
+        heap = self._due[queue]
+        while heap:
+            due_ms, _, row = heap[0]
+            waits = row.status.state in (State.SCHEDULED, State.RETRYABLE)
+            if waits and row.status.due_ms == due_ms and self._is_here(row, queue):
+                return row
+            heappop(heap)
+        return None
+
+    def _is_here(self, row: Row, queue: str) -> bool:
+        return row.job.queue == queue and self.exists(row)
+
+    def next_lease_end(self) -> Row | None:
+        """The running job whose lease ends first."""
+        while self._leases:
+            until_ms, _, row = self._leases[0]
+            if row in self.running and row.status.lease_until_ms == until_ms:
+                return row
+            heappop(self._leases)
+        return None
+
+    def pop_overdue(self, now_ms: int) -> Row | None:
+        """A waiting job whose time to start has passed."""
+        while self._overdue and self._overdue[0][0] <= now_ms:
+            _, _, row = heappop(self._overdue)
+            if not self.exists(row) or lifecycle.overdue(row.job, now_ms=now_ms) is None:
+                continue
+            if row.status.state in WAITING:
+                return row
+        return None
+
+    def _watch_overdue(self, row: Row) -> None:
+        job = row.job
+        limits = [at for at in (job.expires_at_ms, job.deadline_at_ms) if at is not None]
+        if limits and row.status.state in WAITING:
+            heappush(self._overdue, (min(limits), row.status.seq, row))
+
+    def pop_prunable(self, now_ms: int) -> Row | None:
+        """A final row whose retention has ended and that no unfinished job needs."""
+        while self._prune and self._prune[0][0] <= now_ms:
+            prune_at_ms, _, row = heappop(self._prune)
+            if not self.exists(row) or row.status.state not in FINAL:
+                continue
+            if lifecycle.prune_at_ms(row.job, row.status) > now_ms:
+                continue
+            if not self.needed(row):
+                return row
+            heappush(self._prune, (max(prune_at_ms, now_ms) + 1000, row.status.seq, row))
+        return None
+
+    def pop_surplus(self, queue: str, kept: int) -> Row | None:
+        """The oldest completed row of a queue that keeps more than `kept` of them."""
+        oldest = self._completed[queue]
+        while oldest and self.counts[queue][State.COMPLETED] > kept:
+            row = oldest.popleft()
+            if row.status.state is not State.COMPLETED or not self._is_here(row, queue):
+                continue
+            if not self.needed(row):
+                return row
+        return None
+
+    # ------------------------------------------------------------------ unique keys
+
+    def holder(self, queue: str, key: str, *, now_ms: int) -> Row | None:
+        """The job that holds a unique key now."""
+        row = self._keys.get((queue, key))
+        if row is None or lifecycle.holds_key(row.job, row.status.state, now_ms=now_ms):
+            return row
+        del self._keys[queue, key]
+        return None
+
+    def _update_key(self, row: Row, now_ms: int) -> None:
+        unique = row.job.unique
+        assert unique is not None
+        place = (row.job.queue, unique.key)
+        if not lifecycle.holds_key(row.job, row.status.state, now_ms=now_ms):
+            self._leave_key(row)
+        elif self.holder(*place, now_ms=now_ms) is None:
+            self._keys[place] = row
+
+    def _leave_key(self, row: Row) -> None:
+        unique = row.job.unique
+        if unique is not None and self._keys.get((row.job.queue, unique.key)) is row:
+            del self._keys[row.job.queue, unique.key]
+
+    # ------------------------------------------------------------------ ordering keys
+
+    def _update_line(self, row: Row) -> None:
+        place = (row.job.queue, row.job.ordering_key or "")
+        line = self._lines.setdefault(place, _Line())
+        if row.status.state not in FINAL and not row.in_line:
+            row.in_line = True
+            heappush(line.heap, (row.status.seq, row))
+            if line.head is not None:
+                _set_blocked(row, f"ordering:{place[1]}")
+        elif row.status.state in FINAL:
+            _set_blocked(row, None)
+        self._choose_head(place, line)
+
+    def _leave_line(self, row: Row) -> None:
+        if row.job.ordering_key is None:
+            return
+        place = (row.job.queue, row.job.ordering_key)
+        row.in_line = False
+        line = self._lines.get(place)
+        if line is not None:
+            line.heap = [entry for entry in line.heap if entry[1] is not row]
+            heapify(line.heap)
+            self._choose_head(place, line)
+        _set_blocked(row, None)
+
+    def _choose_head(self, place: tuple[str, str], line: _Line) -> None:
+        """Let the unfinished job with the lowest seq be the only one that may run."""
+        old = line.head
+        if old is not None and old.status.state is State.RUNNING:
+            return
+        while line.heap and line.heap[0][1].status.state in FINAL:
+            heappop(line.heap)[1].in_line = False
+        line.head = line.heap[0][1] if line.heap else None
+        if line.head is None:
+            del self._lines[place]
+            return
+        if old is not None and old is not line.head and old.status.state not in FINAL:
+            _set_blocked(old, f"ordering:{place[1]}")
+        _set_blocked(line.head, None)
+        if line.head.status.state is State.AVAILABLE and line.head is not old:
+            self._push_ready(line.head)
+
+
+def _set_blocked(row: Row, on: str | None) -> None:
+    if row.status.blocked_on != on:
+        row.status = lifecycle.blocked(row.status, on)
