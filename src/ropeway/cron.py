@@ -45,7 +45,7 @@ EXPRESSION_LENGTH_MAX = 1000
 
 _DAY_S = 86_400
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_ORDINAL = _EPOCH.toordinal()
+_LATEST_S = (date(YEAR_MAX, 12, 30) - _EPOCH.date()).days * _DAY_S
 _EARLIEST_MS = -(70 * 366) * _DAY_S * 1000
 _EVERY_MAX_S = 100 * 366 * _DAY_S
 _UNIT_S = {"d": _DAY_S, "h": 3600, "m": 60, "s": 1}
@@ -113,7 +113,8 @@ class Cron:
             after_ms: milliseconds since the Unix epoch, from the year 1900 on.
 
         Returns:
-            Milliseconds since the Unix epoch, or None when there is no tick before year 9999.
+            Milliseconds since the Unix epoch, or None when there is none before the
+            last days of the year 9998.
 
         Raises:
             ConfigError: `after_ms` is before 1900.
@@ -122,7 +123,7 @@ class Cron:
         if after_ms < _EARLIEST_MS:
             raise ConfigError(f"after_ms={after_ms!r}: moments before the year 1900 have no ticks")
         after_s = after_ms // 1000
-        if after_s >= (date(YEAR_MAX, 12, 30).toordinal() - _EPOCH_ORDINAL) * _DAY_S:
+        if after_s >= _LATEST_S:
             return None
         if self._fields is None:
             found = (after_s // self._every_s + 1) * self._every_s
@@ -130,7 +131,7 @@ class Cron:
             found = self._next_wildcard(self._fields, after_s)
         else:
             found = self._next_fixed(self._fields, after_s)
-        return None if found is None else found * 1000
+        return None if found is None or found > _LATEST_S else found * 1000
 
     def ticks(self, after_ms: int, until_ms: int, *, limit: int) -> list[int]:
         """Return the ticks after `after_ms` up to and including `until_ms`, the earliest `limit`.
@@ -165,7 +166,7 @@ class Cron:
             if wall_s is None:
                 return None
             candidate_s = wall_s - offset_s
-            change_s = self._change_s(now_s, min(candidate_s, now_s + 2 * _DAY_S))
+            change_s = self._change_s(now_s, min(candidate_s, now_s + 2 * _DAY_S), offset_s)
             if change_s is not None:
                 now_s, offset_s = change_s - 1, self._offset_s(change_s)
             elif candidate_s <= now_s + 2 * _DAY_S:
@@ -183,27 +184,24 @@ class Cron:
         if self._offset_s(instant_s) == wall_s - instant_s:
             return instant_s
         before_gap_s = wall_s - _seconds(early.replace(fold=1).utcoffset())
-        change_s = self._change_s(before_gap_s, instant_s)
+        change_s = self._change_s(before_gap_s, instant_s, wall_s - instant_s)
         return instant_s if change_s is None else change_s
 
     def _offset_s(self, instant_s: int) -> int:
         moment = _EPOCH + timedelta(seconds=instant_s)
         return _seconds(moment.astimezone(self._zone).utcoffset())
 
-    def _change_s(self, low_s: int, high_s: int) -> int | None:
-        """Return the first second in (low, high] with another offset than the one before it.
+    def _change_s(self, low_s: int, high_s: int, offset_s: int) -> int | None:
+        """Return the first second in (low, high] at another offset than `offset_s`.
 
         Looks every 12 hours, then bisects; no zone changes twice within 12 hours.
         """
-        offset_s = self._offset_s(low_s)
         while low_s < high_s:
             probe_s = min(low_s + _DAY_S // 2, high_s)
             if self._offset_s(probe_s) != offset_s:
-                return (
-                    bisect_left(
-                        range(low_s, probe_s), 1, key=lambda s: self._offset_s(s) != offset_s
-                    )
-                    + low_s
+                inside = range(low_s + 1, probe_s)
+                return inside.start + bisect_left(
+                    inside, 1, key=lambda second: self._offset_s(second) != offset_s
                 )
             low_s = probe_s
         return None

@@ -138,11 +138,17 @@ class CronFields:
 
 
 def parse(body: str) -> CronFields:
+    """Read five or six fields, or an alias such as `@daily`.
+
+    Raises:
+        ConfigError: naming the field, its value and what is allowed; or no date ever matches.
+
+    """
     if body.startswith("@"):
         if body.lower() not in _ALIASES:
             raise ConfigError(f"{body!r} is none of {', '.join(_ALIASES)}, @every PERIOD")
         body = _ALIASES[body.lower()]
-    texts = body.upper().split()
+    texts = body.split()
     if len(texts) not in {5, 6}:
         raise ConfigError(
             f"{len(texts)} fields: give 5 (minute hour day month weekday) or 6 (second first)"
@@ -173,11 +179,11 @@ def _parse_days(day_text: str, weekday_text: str) -> _Days:
     nearest: set[int] = set()
     last_workday = False
     for item in _items(_DAY, day_text):
-        if item == "LW":
+        if item.upper() == "LW":
             last_workday = True
-        elif match := re.fullmatch(r"L(?:-([0-9]{1,2}))?", item):
+        elif match := re.fullmatch(r"[Ll](?:-([0-9]{1,2}))?", item):
             before_last.add(_number(_DAY, match[1], item) if match[1] else 0)
-        elif match := re.fullmatch(r"([0-9]{1,2})W", item):
+        elif match := re.fullmatch(r"([0-9]{1,2})[Ww]", item):
             nearest.add(_number(_DAY, match[1], item))
         else:
             days |= _parse_item(_DAY, item)
@@ -185,9 +191,9 @@ def _parse_days(day_text: str, weekday_text: str) -> _Days:
     last_weekdays: set[int] = set()
     nth_weekdays: set[tuple[int, int]] = set()
     for item in _items(_WEEKDAY, weekday_text):
-        if match := re.fullmatch(r"([0-7]|[A-Z]{3})L", item):
+        if match := re.fullmatch(r"([0-7]|[A-Za-z]{3})[Ll]", item):
             last_weekdays.add(_number(_WEEKDAY, match[1], item) % 7)
-        elif match := re.fullmatch(r"([0-9A-Z]+)#([1-5])", item):
+        elif match := re.fullmatch(r"([0-9A-Za-z]+)#([1-5])", item):
             nth_weekdays.add((_number(_WEEKDAY, match[1], item) % 7, int(match[2])))
         else:
             weekdays |= {day % 7 for day in _parse_item(_WEEKDAY, item)}
@@ -218,7 +224,7 @@ def _parse_item(spec: _Field, item: str) -> set[int]:
     first_text, dash, last_text = span.partition("-")
     # 7 is Sunday again: an open end stops at Saturday, or `1/2` would catch Sunday through it.
     last_open = _SATURDAY if spec is _WEEKDAY else spec.high
-    if span == "*" or (span == "?" and not slash and spec in {_DAY, _WEEKDAY}):
+    if span == "*" or (item == "?" and spec in (_DAY, _WEEKDAY)):
         first, last = spec.low, last_open
     else:
         first = last = _number(spec, first_text, item)
@@ -242,7 +248,7 @@ def _parse_item(spec: _Field, item: str) -> set[int]:
 
 
 def _number(spec: _Field, text: str, item: str) -> int:
-    value = spec.names.get(text)
+    value = spec.names.get(text.upper())
     if value is None and re.fullmatch(r"[0-9]{1,4}", text):
         value = int(text)
     if value is None or not spec.low <= value <= spec.high:

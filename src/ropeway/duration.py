@@ -33,7 +33,7 @@ def to_ms(value: float | timedelta, *, name: str, minimum_ms: int = 0) -> int:
         raise ConfigError(f"{name}={value!r} is a {kind}: give seconds (a number) or a timedelta")
     # `total_seconds` is exact to the microsecond up to 270 years.
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if seconds != seconds or seconds in (math.inf, -math.inf):  # noqa: PLR0124 - NaN is not itself
+    if not -math.inf < seconds < math.inf:  # false for NaN too
         raise ConfigError(f"{name}={value!r}: a duration must be a finite number of seconds")
     if seconds > DURATION_MAX_MS // 1000:
         raise ConfigError(f"{name}={value!r}: a duration must be at most 100 years")

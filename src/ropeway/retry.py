@@ -27,7 +27,7 @@ UNCOUNTED_DELAY_MIN_MS = 1000
 """The shortest wait before a retry that costs no attempt and names no delay."""
 
 ATTEMPTS_DEFAULT = 8
-"""With the default backoff: 7 retries within about 2 minutes, 1 minute on average."""
+"""The library's own default. With its backoff: 7 retries within about 2 minutes."""
 
 ATTEMPTS_SPENT = "attempts spent"
 """The reason of a job that failed on its last attempt."""
@@ -222,7 +222,11 @@ class Backoff:
             delay = self._function(attempt, error)
         except Exception as failure:
             raise ConfigError(f"{name} could not be computed: {failure!r}") from failure
-        if isinstance(delay, float) and self._cap_ms / 1000 < delay < math.inf:
+        if (
+            isinstance(delay, (int, float))
+            and not isinstance(delay, bool)
+            and self._cap_ms / 1000 < delay < math.inf
+        ):
             return self._cap_ms
         return to_ms(delay, name=name)
 
@@ -301,6 +305,8 @@ class RetryPolicy:
         for name in ("never", "free", "only"):
             listed: object = getattr(self, name)
             object.__setattr__(self, name, None if listed is None else _error_types(name, listed))
+        if not isinstance(self.rules, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"rules={self.rules!r}: give a mapping of exception class to Rule")
         _error_types("rules", self.rules)
         for kind, rule in self.rules.items():
             if not isinstance(rule, Rule):  # pyright: ignore[reportUnnecessaryIsInstance]
