@@ -1,21 +1,16 @@
 """Unique jobs: which calls count as the same job, for how long, and what a second one gets."""
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import blake2b
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 from ropeway.codec import canonical
+from ropeway.duration import to_ms
 from ropeway.errors import ConfigError
+from ropeway.job import FINAL, UNFINISHED, OnConflict, State, UniqueKey
 
-OnConflict = Literal["return", "reject", "replace"]
-
-UNFINISHED = frozenset({"pending", "scheduled", "available", "running", "retryable"})
-"""The states in which a unique key can be held."""
-
-_FINISHED = frozenset({"completed", "dead", "cancelled"})
 _KEY_BYTES = 16
 
 
@@ -28,7 +23,7 @@ class Unique:
 
     - `by`: the names of the arguments that make calls the same. `None`: all of them; empty:
       none, so that the task itself is unique. Arguments left out count with their defaults.
-    - `window`: seconds or a timedelta; `None`: only the `during` states count.
+    - `window`: seconds or a timedelta, at least 1 ms; `None`: only the `during` states count.
     - `during`: unfinished states; by default all of them. Empty: only `window` counts.
     - `on_conflict`: what an enqueue gets while the key is held. `"return"`: the job that holds
       it; `"reject"`: `Duplicate` is raised; `"replace"`: the new job takes the place of the
@@ -41,7 +36,7 @@ class Unique:
 
     by: Sequence[str] | None = None
     window: float | timedelta | None = None
-    during: frozenset[str] = UNFINISHED
+    during: Collection[str] = UNFINISHED
     on_conflict: OnConflict = "return"
     release_on_failure: bool = True
 
@@ -53,23 +48,22 @@ class Unique:
             )
         if self.by is not None:
             object.__setattr__(self, "by", tuple(self.by))
-        during = cast(object, self.during)
-        if isinstance(during, str) or not isinstance(during, Collection):
-            raise ConfigError(f"during={during!r} must be a set of states; write {{{during!r}}}")
-        object.__setattr__(self, "during", frozenset(self.during))
-        self._check_during(self.during)
+        object.__setattr__(self, "during", self._checked_states())
         if self.window is not None:
-            _check_window(self.window)
+            to_ms(self.window, name="window", minimum_ms=1)
         if self.on_conflict not in get_args(OnConflict):
             allowed = ", ".join(map(repr, get_args(OnConflict)))
             raise ConfigError(f"on_conflict={self.on_conflict!r} is unknown; use one of {allowed}")
 
-    @property
-    def window_ms(self) -> int | None:
-        """The window in milliseconds, at least 1; None without one."""
-        if self.window is None:
-            return None
-        return max(1, round(_seconds(self.window) * 1000))
+    def key_of(self, task: str, values: Mapping[str, object]) -> UniqueKey:
+        """Return what a job of `task` with these arguments has to hold; see `unique_key`."""
+        return UniqueKey(
+            key=unique_key(task, values, self.by),
+            during=cast(frozenset[State], self.during),
+            window_ms=0 if self.window is None else to_ms(self.window, name="window"),
+            on_conflict=self.on_conflict,
+            release_on_failure=self.release_on_failure,
+        )
 
     def check_against(self, names: Collection[str], *, task: str = "the task") -> None:
         """Raise `ConfigError` when `by` names a parameter that is not among `names`."""
@@ -78,20 +72,24 @@ class Unique:
                 known = ", ".join(names) or "none"
                 raise ConfigError(f"{task}: unique by {name!r}, but its parameters are: {known}")
 
-    def _check_during(self, during: frozenset[str]) -> None:
-        if finished := sorted(during & _FINISHED):
+    def _checked_states(self) -> frozenset[State]:
+        given = cast(object, self.during)
+        if isinstance(given, str) or not isinstance(given, Collection):
+            raise ConfigError(f"during={given!r} must be a set of states; write {{{given!r}}}")
+        names = frozenset(self.during)
+        if final := sorted(names & FINAL):
             raise ConfigError(
-                f"during: {finished[0]!r} is a final state and cannot hold a key; to stay unique "
-                "after the end, set window"
+                f"during: {str(final[0])!r} is a final state and cannot hold a key; to stay "
+                "unique after the end, set window"
             )
-        if unknown := sorted(during - UNFINISHED):
-            raise ConfigError(
-                f"during: {unknown[0]!r} is no state; use {', '.join(sorted(UNFINISHED))}"
-            )
-        if not during and self.window is None:
+        if unknown := sorted(names - UNFINISHED):
+            known = ", ".join(sorted(UNFINISHED))
+            raise ConfigError(f"during: {unknown[0]!r} is no state; use {known}")
+        if not names and self.window is None:
             raise ConfigError(
                 "during is empty and there is no window: the key would never be held; set one"
             )
+        return frozenset(State(name) for name in names)
 
 
 def unique_key(task: str, values: Mapping[str, object], by: Sequence[str] | None = None) -> str:
@@ -116,13 +114,3 @@ def unique_key(task: str, values: Mapping[str, object], by: Sequence[str] | None
             ) from None
     data = canonical(chosen, what=f"unique key of {task}")
     return f"{task}:{blake2b(data, digest_size=_KEY_BYTES).hexdigest()}"
-
-
-def _seconds(window: float | timedelta) -> float:
-    return window.total_seconds() if isinstance(window, timedelta) else window
-
-
-def _check_window(window: float | timedelta) -> None:
-    seconds = _seconds(window)
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise ConfigError(f"window={window!r} must be a positive number of seconds or a timedelta")

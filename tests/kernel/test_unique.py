@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ropeway.errors import CodecError, ConfigError
-from ropeway.unique import UNFINISHED, Unique, unique_key
+from ropeway.job import State, UniqueKey
+from ropeway.unique import Unique, unique_key
 
 # -- the policy -------------------------------------------------------------------------------
 
@@ -17,7 +18,7 @@ from ropeway.unique import UNFINISHED, Unique, unique_key
 def test_by_default_all_arguments_count_until_the_job_has_ended():
     unique = Unique()
     assert unique.by is None
-    assert unique.window_ms is None
+    assert unique.key_of("t", {}).window_ms == 0
     assert unique.during == {"pending", "scheduled", "available", "running", "retryable"}
     assert unique.on_conflict == "return"
     assert unique.release_on_failure
@@ -25,10 +26,10 @@ def test_by_default_all_arguments_count_until_the_job_has_ended():
 
 @pytest.mark.parametrize(
     ("window", "expected_ms"),
-    [(1, 1000), (0.25, 250), (dt.timedelta(minutes=10), 600_000), (0.000_1, 1)],
+    [(1, 1000), (0.25, 250), (dt.timedelta(minutes=10), 600_000), (0.001, 1)],
 )
 def test_a_window_is_seconds_or_a_timedelta(window, expected_ms):
-    assert Unique(window=window).window_ms == expected_ms
+    assert Unique(window=window).key_of("t", {}).window_ms == expected_ms
 
 
 def test_the_collections_are_frozen_so_that_a_policy_can_be_shared():
@@ -44,11 +45,12 @@ def test_the_collections_are_frozen_so_that_a_policy_can_be_shared():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"window": 0}, "window=0 must be a positive"),
+        ({"window": 0}, "window=0: this duration must be at least 0.001 s"),
         ({"window": -1.5}, "window=-1.5"),
         ({"window": float("nan")}, "window=nan"),
         ({"window": float("inf")}, "window=inf"),
         ({"window": dt.timedelta(0)}, "window="),
+        ({"window": "5m"}, "window='5m' is a str: give seconds"),
         ({"during": {"runing"}}, "'runing' is no state; use available, pending"),
         ({"during": {"completed"}}, "'completed' is a final state.*set window"),
         ({"during": "running"}, r"during='running' must be a set"),
@@ -138,5 +140,14 @@ def test_a_missing_argument_and_a_value_without_a_form_are_refused():
         unique_key("t", {"a": object()})
 
 
-def test_the_states_that_can_hold_a_key_are_the_unfinished_ones():
-    assert not UNFINISHED & {"completed", "dead", "cancelled"}
+def test_a_policy_says_what_the_job_has_to_hold():
+    unique = Unique(
+        by=["url"], window=5, during={"available"}, on_conflict="reject", release_on_failure=False
+    )
+    assert unique.key_of("t", {"url": "u", "n": 1}) == UniqueKey(
+        key=unique_key("t", {"url": "u"}),
+        during=frozenset({State.AVAILABLE}),
+        window_ms=5_000,
+        on_conflict="reject",
+        release_on_failure=False,
+    )
