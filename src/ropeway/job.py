@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 PRIORITY_MAX = 10
+SUSPECT_CRASHES = 2  # a job with so many may kill its worker
 
 
 class State(StrEnum):
@@ -188,8 +189,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def suspect(self) -> bool:
-        """Two crashes: it may kill its worker, so it must be the only job its worker holds."""
-        return self.crashes >= 2
+        """It may kill its worker, so it must be the only job its worker holds."""
+        return self.crashes >= SUSPECT_CRASHES
 
 
 class _IdSource:

@@ -34,11 +34,6 @@ def act(table: Table, row: Row | None, action: Action, *, now_ms: int) -> Acted:
     return Acted(Answer.DONE, status.state)
 
 
-def is_request(acted: Acted) -> bool:
-    """Whether a running job was asked to stop, so that its worker must be told."""
-    return acted.answer is Answer.REQUESTED
-
-
 def _taken(table: Table, row: Row, job: Job, action: Action, now_ms: int) -> str:
     """Why the job cannot have its id or its unique key there; "" when it can."""
     if isinstance(action, MoveJob):
@@ -107,13 +102,14 @@ def _reopen_children(table: Table, parent: Row, now_ms: int) -> None:
     for child in sorted(table.children.get(parent.job.id, ()), key=_seq):
         if not lifecycle.cancelled_by(child.status, parent.job.id):
             continue
-        others = {p for p in child.status.waiting_on if not _completed(table, p)}
+        others = {p for p in child.status.waiting_on if not completed(table, p)}
         waiting_on = frozenset(others | {parent.job.id})
         table.put(child, lifecycle.reopen_child(child.status, waiting_on=waiting_on), now_ms=now_ms)
         _reopen_children(table, child, now_ms)
 
 
-def _completed(table: Table, parent_id: str) -> bool:
+def completed(table: Table, parent_id: str) -> bool:
+    """Whether this parent is known to be completed."""
     row = table.find(JobRef(parent_id))
     return row is not None and row.status.state is State.COMPLETED
 
@@ -123,3 +119,27 @@ def wait_for(table: Table, child: Row, parent_id: str, *, now_ms: int) -> None:
     table.adopt(parent_id, child)
     waiting_on = child.status.waiting_on | {parent_id}
     table.put(child, msgspec.structs.replace(child.status, waiting_on=waiting_on), now_ms=now_ms)
+
+
+def free_children(table: Table, parent: Row, *, now_ms: int) -> None:
+    """A completed job is one less for its children to wait for."""
+    if parent.job.id not in table.children:
+        return
+    for child in sorted(table.children[parent.job.id], key=_seq):
+        if child.status.state is State.PENDING and _waits(child, parent):
+            freed = lifecycle.parent_completed(child.status, parent.job.id, now_ms=now_ms)
+            table.put(child, freed, now_ms=now_ms)
+
+
+def purge(table: Table, queue: str, states: frozenset[State] | None) -> int:
+    """Remove the jobs of a queue that are not running; how many."""
+    rows = [
+        row
+        for row in table.newest_first(before_seq=None)
+        if row.job.queue == queue
+        and lifecycle.deletable(row.status)
+        and (states is None or row.status.state in states)
+    ]
+    for row in rows:
+        table.remove(row)
+    return len(rows)

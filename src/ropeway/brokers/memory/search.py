@@ -1,6 +1,8 @@
 """Finding records in the memory broker."""
 
-from ropeway.broker import FIND_SCAN_MAX, Filter, Page
+from collections.abc import Set as AbstractSet
+
+from ropeway.broker import FIND_SCAN_MAX, Filter, Page, QueueInfo
 from ropeway.brokers.memory.table import Table
 from ropeway.errors import ConfigError
 from ropeway.job import JobRecord
@@ -60,3 +62,20 @@ def failure_text(record: JobRecord) -> str:
     last = status.errors[-1] if status.errors else None
     words = (last.type, last.message) if last is not None else ()
     return "\n".join((*words, status.reason or ""))
+
+
+def queues(table: Table, paused: AbstractSet[str]) -> list[QueueInfo]:
+    """Every queue that has records or is paused, by name."""
+    counts = table.counts
+    infos: list[QueueInfo] = []
+    for name in sorted({name for name in counts if any(counts[name].values())} | paused):
+        due = [row.status.due_ms for row in table.in_order(name)]
+        infos.append(
+            QueueInfo(
+                name=name,
+                paused=name in paused,
+                counts={state: n for state, n in counts[name].items() if n},
+                oldest_due_ms=min(due, default=None),
+            )
+        )
+    return infos

@@ -4,49 +4,15 @@ Every change of a row goes through `Table.put`, which keeps all indexes true. Th
 cleaned lazily: an entry counts only while it still says what its row says.
 """
 
-import asyncio
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from ropeway import lifecycle
-from ropeway.broker import JobEvent
+from ropeway.brokers.memory.lines import Lines
+from ropeway.brokers.memory.row import ReadyKey, Row
 from ropeway.job import FINAL, WAITING, Job, JobRecord, JobRef, State, Status
-
-ReadyKey = tuple[int, float, int, int]
-
-
-class Row:
-    """One job. `job` and `status` are replaced, never changed in place."""
-
-    __slots__ = (
-        "events", "events_bytes", "in_line", "job", "parents", "ready_key", "status", "waiters",
-    )  # fmt: skip
-
-    def __init__(self, job: Job, status: Status) -> None:
-        self.job = job
-        self.status = status
-        self.ready_key: ReadyKey | None = None  # of its entry in the ready heap
-        self.in_line = False  # whether the heap of its ordering key has it
-        self.parents: set[str] = set()  # ids under which it stands in `Table.children`
-        self.waiters: list[asyncio.Future[JobRecord | None]] = []
-        self.events: deque[JobEvent] = deque()
-        self.events_bytes = 0
-
-    @property
-    def record(self) -> JobRecord:
-        return JobRecord(self.job, self.status)
-
-
-class _Line:
-    """The unfinished jobs of one ordering key; only `head` may run."""
-
-    __slots__ = ("head", "heap")
-
-    def __init__(self) -> None:
-        self.heap: list[tuple[int, Row]] = []
-        self.head: Row | None = None
 
 
 class Table:
@@ -67,7 +33,7 @@ class Table:
         self._prune: list[tuple[int, int, Row]] = []
         self._completed: defaultdict[str, deque[Row]] = defaultdict(deque)
         self._keys: dict[tuple[str, str], Row] = {}
-        self._lines: dict[tuple[str, str], _Line] = {}
+        self._lines = Lines(self._push_ready)
 
     # ------------------------------------------------------------------ rows
 
@@ -105,7 +71,7 @@ class Table:
         if job is not None and job is not row.job:
             self._leave_key(row)
             if job.queue != row.job.queue:
-                self._leave_line(row)
+                self._lines.leave(row)
                 self.counts[row.job.queue][old] -= 1
                 self.counts[job.queue][old] += 1
                 row.ready_key = None
@@ -133,7 +99,7 @@ class Table:
             self._seqs = sorted(self._by_seq)
         self.counts[job.queue][status.state] -= 1
         self._leave_key(row)
-        self._leave_line(row)
+        self._lines.leave(row)
         if status.state is not State.COMPLETED and job.id in self.children:
             self.failed.append(row)
         for parent in row.parents:
@@ -164,7 +130,7 @@ class Table:
         if job.unique is not None:
             self._update_key(row, now_ms)
         if job.ordering_key is not None:
-            self._update_line(row)
+            self._lines.update(row)
         if state is State.AVAILABLE:
             self._push_ready(row)
         elif state is State.RUNNING:
@@ -316,51 +282,3 @@ class Table:
         unique = row.job.unique
         if unique is not None and self._keys.get((row.job.queue, unique.key)) is row:
             del self._keys[row.job.queue, unique.key]
-
-    # ------------------------------------------------------------------ ordering keys
-
-    def _update_line(self, row: Row) -> None:
-        place = (row.job.queue, row.job.ordering_key or "")
-        line = self._lines.setdefault(place, _Line())
-        if row.status.state not in FINAL and not row.in_line:
-            row.in_line = True
-            heappush(line.heap, (row.status.seq, row))
-            if line.head is not None:
-                _set_blocked(row, f"ordering:{place[1]}")
-        elif row.status.state in FINAL:
-            _set_blocked(row, None)
-        self._choose_head(place, line)
-
-    def _leave_line(self, row: Row) -> None:
-        if row.job.ordering_key is None:
-            return
-        place = (row.job.queue, row.job.ordering_key)
-        row.in_line = False
-        line = self._lines.get(place)
-        if line is not None:
-            line.heap = [entry for entry in line.heap if entry[1] is not row]
-            heapify(line.heap)
-            self._choose_head(place, line)
-        _set_blocked(row, None)
-
-    def _choose_head(self, place: tuple[str, str], line: _Line) -> None:
-        """Let the unfinished job with the lowest seq be the only one that may run."""
-        old = line.head
-        if old is not None and old.status.state is State.RUNNING:
-            return
-        while line.heap and line.heap[0][1].status.state in FINAL:
-            heappop(line.heap)[1].in_line = False
-        line.head = line.heap[0][1] if line.heap else None
-        if line.head is None:
-            del self._lines[place]
-            return
-        if old is not None and old is not line.head and old.status.state not in FINAL:
-            _set_blocked(old, f"ordering:{place[1]}")
-        _set_blocked(line.head, None)
-        if line.head.status.state is State.AVAILABLE and line.head is not old:
-            self._push_ready(line.head)
-
-
-def _set_blocked(row: Row, on: str | None) -> None:
-    if row.status.blocked_on != on:
-        row.status = lifecycle.blocked(row.status, on)

@@ -1,0 +1,73 @@
+"""Enqueueing into the memory broker."""
+
+from collections.abc import Sequence
+
+from ropeway import lifecycle
+from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Enqueued
+from ropeway.brokers.memory import operate
+from ropeway.brokers.memory.state import CAPABILITIES, State
+from ropeway.errors import IdConflict
+from ropeway.job import Job, JobRef
+from ropeway.job import State as JobState
+
+
+def enqueue(state: State, jobs: Sequence[Job], *, call_id: str | None) -> list[Enqueued]:
+    """See `Broker.enqueue`."""
+    now_ms = state.wall.now_ms()
+    if call_id is not None and call_id in state.calls:
+        return state.calls[call_id][1]
+    _refuse(state, jobs)
+    answers = [_enqueue_one(state, job, now_ms) for job in jobs]
+    if call_id is not None:
+        state.calls[call_id] = (now_ms, answers)
+        while next(iter(state.calls.values()))[0] < now_ms - CALLS_KEPT_MS:
+            state.calls.popitem(last=False)
+    state.wake()
+    return answers
+
+
+def enqueue_then(state: State, jobs: Sequence[Job], now_ms: int) -> None:
+    """Enqueue what an `Ack` brings along. One that exists already stays as it is."""
+    for job in jobs:
+        _enqueue_one(state, job, now_ms)
+
+
+def _refuse(state: State, jobs: Sequence[Job]) -> None:
+    """Raise before anything is written."""
+    met: dict[JobRef, Job] = {}
+    for job in jobs:
+        CAPABILITIES.refuse(job)
+        row = state.table.find(job.ref)
+        known = met.setdefault(job.ref, row.job if row is not None else job)
+        if known.task != job.task or known.payload != job.payload:
+            raise IdConflict(
+                f"job id {job.id!r} is taken in queue {job.queue!r} by another job (task "
+                f"{known.task!r}); nothing was enqueued. Give each job an id of its own."
+            )
+
+
+def _enqueue_one(state: State, job: Job, now_ms: int) -> Enqueued:
+    table = state.table
+    if table.find(job.ref) is not None:
+        return Enqueued(EnqueueAnswer.DUPLICATE_ID, job.id, job.queue)
+    if job.unique is not None:
+        holder = table.holder(job.queue, job.unique.key, now_ms=now_ms)
+        if holder is not None:
+            replaced = job.unique.on_conflict == "replace" and operate.replace_words(
+                table, holder, job, now_ms=now_ms
+            )
+            answer = EnqueueAnswer.REPLACED if replaced else EnqueueAnswer.DUPLICATE_KEY
+            return Enqueued(answer, holder.job.id, job.queue)
+    state.seq += 1
+    waiting_on = frozenset(p for p in job.parents if not operate.completed(table, p))
+    stamped, status = lifecycle.admit(job, seq=state.seq, now_ms=now_ms, waiting_on=waiting_on)
+    table.add(stamped, status, now_ms=now_ms)
+    for parent_id in waiting_on:
+        parent = table.find(JobRef(parent_id))
+        if parent is not None and parent.status.state in (JobState.DEAD, JobState.CANCELLED):
+            table.failed.append(parent)
+    for ref in job.unblocks:
+        child = table.find(ref)
+        if child is not None and child.status.state is JobState.PENDING:
+            operate.wait_for(table, child, job.id, now_ms=now_ms)
+    return Enqueued(EnqueueAnswer.OK, job.id, job.queue)

@@ -1,0 +1,96 @@
+"""Handing out jobs of the memory broker."""
+
+from collections.abc import Mapping
+
+from ropeway import lifecycle
+from ropeway.broker import Queues
+from ropeway.brokers.memory.row import Row
+from ropeway.brokers.memory.state import State
+from ropeway.job import SUSPECT_CRASHES, Lease
+from ropeway.weighted import Shares
+
+
+class _Call:
+    """One call of reserve: who asks, and what was taken so far."""
+
+    def __init__(self, state: State, *, worker: str, limit: int, lease_ms: int) -> None:
+        self.state = state
+        self.worker = worker
+        self.limit = limit
+        self.now_ms = state.wall.now_ms()
+        self.lease_until_ms = state.clock.mono_ms() + lease_ms
+        self.taken: list[Row] = []
+
+    @property
+    def full(self) -> bool:
+        """A suspect is the only lease of its call."""
+        return len(self.taken) >= self.limit or bool(self.taken and _suspect(self.taken[0]))
+
+    @property
+    def places(self) -> int:
+        return self.limit - len(self.taken)
+
+    def take(self, queue: str, places: int) -> int:
+        """Hand out up to `places` jobs of one queue; how many."""
+        table, before = self.state.table, len(self.taken)
+        if queue in self.state.paused:
+            return 0
+        promote(self.state, queue, 2 * self.limit, self.now_ms)
+        while len(self.taken) - before < places and not self.full:
+            row = table.ready(queue)
+            if row is None or (self.taken and _suspect(row)):
+                break
+            late = lifecycle.overdue(row.job, now_ms=self.now_ms)
+            if late is not None:
+                status = lifecycle.bury_overdue(row.status, reason=late, now_ms=self.now_ms)
+                table.put(row, status, now_ms=self.now_ms)
+                continue
+            status = lifecycle.start(
+                row.status,
+                worker=self.worker,
+                token=self.state.token,
+                lease_until_ms=self.lease_until_ms,
+                now_ms=self.now_ms,
+            )
+            table.put(row, status, now_ms=self.now_ms)
+            self.taken.append(row)
+        return len(self.taken) - before
+
+
+def reserve(state: State, queues: Queues, *, worker: str, limit: int, lease_ms: int) -> list[Lease]:
+    """See `Broker.reserve`; does not wait."""
+    state.token += 1
+    call = _Call(state, worker=worker, limit=limit, lease_ms=lease_ms)
+    if isinstance(queues, Mapping):
+        shares = state.shares.setdefault(tuple(queues.items()), Shares(queues))
+        exhausted: set[str] = set()
+        while not call.full and len(exhausted) < len(queues):
+            dealt = shares.deal(call.places, exhausted=frozenset(exhausted))
+            for queue, places in dealt.items():
+                if call.take(queue, places) < places:
+                    exhausted.add(queue)
+    else:
+        for queue in queues:
+            call.take(queue, call.places)
+    return [lifecycle.lease(row.job, row.status) for row in call.taken]
+
+
+def promote(state: State, queue: str, limit: int, now_ms: int) -> int:
+    """Make due jobs of a queue available; how many."""
+    for done in range(limit):
+        row = state.table.next_due(queue)
+        if row is None or row.status.due_ms > now_ms:
+            return done
+        state.table.put(row, lifecycle.promote(row.status), now_ms=now_ms)
+    return limit
+
+
+def next_due_ms(state: State, queues: Queues) -> int | None:
+    """Milliseconds until the first scheduled job of these queues is due."""
+    rows = [state.table.next_due(queue) for queue in queues if queue not in state.paused]
+    due = [row.status.due_ms for row in rows if row is not None]
+    return min(due) - state.wall.now_ms() if due else None
+
+
+def _suspect(row: Row) -> bool:
+    return len(row.status.crashes) >= SUSPECT_CRASHES

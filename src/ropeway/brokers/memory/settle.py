@@ -1,0 +1,90 @@
+"""Settling, prolonging and talking under a lease of the memory broker."""
+
+from collections.abc import Sequence
+
+from ropeway import lifecycle
+from ropeway.broker import (
+    EVENTS_BYTES_KEPT,
+    EVENTS_KEPT,
+    Beat,
+    Entry,
+    ExtendAnswer,
+    Extended,
+    JobEvent,
+)
+from ropeway.brokers.memory import operate
+from ropeway.brokers.memory.enqueue import enqueue_then
+from ropeway.brokers.memory.row import Row
+from ropeway.brokers.memory.state import State
+from ropeway.job import FINAL, Lease
+from ropeway.job import State as JobState
+from ropeway.outcome import Ack, Outcome, Settled
+
+
+def settle(state: State, outcome: Outcome, now_ms: int) -> Settled:
+    """Write one outcome; see `Broker.settle`."""
+    table, lease = state.table, outcome.lease
+    row = held(state, lease)
+    if row is None:
+        row = table.find(lease.job.ref)
+        already = row is not None and row.status.settled_token == lease.token
+        return Settled.ALREADY if already else Settled.LOST
+    if isinstance(outcome, Ack):
+        enqueue_then(state, outcome.then, now_ms)  # before the children of this job are freed
+    table.put(row, lifecycle.settle(row.status, outcome, now_ms=now_ms), now_ms=now_ms)
+    if row.status.state is JobState.COMPLETED:
+        operate.free_children(table, row, now_ms=now_ms)
+    operate.drop_unretained(table, row)
+    return Settled.OK
+
+
+def held(state: State, lease: Lease) -> Row | None:
+    """The row that `lease` is the current lease of; a stale one shows that its holder lives."""
+    row = state.table.find(lease.job.ref)
+    if row is None:
+        return None
+    status = row.status
+    if status.state is JobState.RUNNING and status.token == lease.token:
+        return row
+    if status.state not in FINAL and any(c.token == lease.token for c in status.crashes):
+        row.status = lifecycle.survived(status, lease.token)
+    return None
+
+
+def extend(state: State, beats: Sequence[Beat], *, lease_ms: int) -> list[Extended]:
+    """See `Broker.extend`."""
+    now_ms = state.wall.now_ms()
+    until_ms = state.clock.mono_ms() + lease_ms
+    answers: list[Extended] = []
+    for beat in beats:
+        row = held(state, beat.lease)
+        if row is None:
+            answers.append(Extended(ExtendAnswer.LOST, 0))
+            continue
+        status = lifecycle.extended(
+            row.status, lease_until_ms=until_ms, progress=beat.progress, saved=beat.saved
+        )
+        state.table.put(row, status, now_ms=now_ms)
+        answers.append(Extended(_told(state, row), until_ms))
+    return answers
+
+
+def _told(state: State, row: Row) -> ExtendAnswer:
+    if row.status.cancel_requested:
+        return ExtendAnswer.CANCEL_REQUESTED
+    return ExtendAnswer.PAUSED if row.job.queue in state.paused else ExtendAnswer.OK
+
+
+def append(state: State, entry: Entry) -> ExtendAnswer:
+    """Add one entry to a running job's stream, which keeps the newest."""
+    row = held(state, entry.lease)
+    if row is None:
+        return ExtendAnswer.LOST
+    state.event_seq += 1
+    row.events.append(
+        JobEvent(seq=state.event_seq, at_ms=entry.at_ms, kind=entry.kind, data=entry.data)
+    )
+    row.events_bytes += len(entry.data.encode())
+    while len(row.events) > EVENTS_KEPT or row.events_bytes > EVENTS_BYTES_KEPT:
+        row.events_bytes -= len(row.events.popleft().data.encode())
+    return ExtendAnswer.OK

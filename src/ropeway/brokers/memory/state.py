@@ -1,0 +1,62 @@
+"""What all verbs of the memory broker share: the table, clocks, counters and sleepers."""
+
+import asyncio
+from collections import OrderedDict, deque
+
+import msgspec
+
+from ropeway.broker import SIGNALS_KEPT_MS, Capabilities, Enqueued, Signal, WorkerInfo
+from ropeway.brokers.memory.table import Table
+from ropeway.clock import Clock, ForwardClock
+from ropeway.weighted import Shares
+
+CAPABILITIES = Capabilities(
+    name="memory",
+    durable=False,
+    shared=False,
+    durability="kept in this process's memory; gone when it ends",
+)
+
+
+class State:
+    """The whole state of one memory broker."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.wall = ForwardClock(clock)
+        self.table = Table()
+        self.seq = 0
+        self.token = 0
+        self.event_seq = 0
+        self.calls: OrderedDict[str, tuple[int, list[Enqueued]]] = OrderedDict()
+        self.paused: set[str] = set()
+        self.shares: dict[tuple[tuple[str, int], ...], Shares] = {}
+        self.workers: dict[str, WorkerInfo] = {}
+        self.signals: deque[tuple[int, Signal]] = deque()
+        self._signal_seq = 0
+        self._sleepers: set[asyncio.Future[None]] = set()
+
+    def signal(self, signal: Signal) -> None:
+        """Number a signal, keep it for a minute and wake those who listen."""
+        now_ms = self.clock.mono_ms()
+        self._signal_seq += 1
+        self.signals.append((now_ms, msgspec.structs.replace(signal, seq=self._signal_seq)))
+        while self.signals[0][0] < now_ms - SIGNALS_KEPT_MS:
+            self.signals.popleft()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let every sleeper look again."""
+        for sleeper in self._sleepers:
+            if not sleeper.done():
+                sleeper.set_result(None)
+        self._sleepers.clear()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep until something changed that a waiter may care for, at most `seconds`."""
+        sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sleepers.add(sleeper)
+        try:
+            await asyncio.wait([sleeper], timeout=seconds)
+        finally:
+            self._sleepers.discard(sleeper)
