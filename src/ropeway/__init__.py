@@ -1,1 +1,72 @@
-"""Ropeway: a durable job queue for Python."""
+"""Ropeway: a durable job queue. Everything a program needs is imported from here."""
+
+from ropeway.app import Ropeway
+from ropeway.broker import Filter
+from ropeway.context import Context, current_job
+from ropeway.errors import (
+    BrokerError,
+    CodecError,
+    ConfigError,
+    Duplicate,
+    EnqueueUnknown,
+    IdConflict,
+    JobCancelled,
+    JobError,
+    JobExpired,
+    JobFailed,
+    JobNotFound,
+    JobTimeout,
+    ResultExpired,
+    RopewayError,
+    Unsupported,
+)
+from ropeway.handle import Handle
+from ropeway.job import JobRecord, JobRef, State
+from ropeway.operate import Changed
+from ropeway.options import JobOptions, TaskOptions
+from ropeway.retry import Backoff, Rule
+from ropeway.task import AsyncTask, Call, SyncTask, Task
+from ropeway.tasks import Tasks
+from ropeway.unique import Unique
+from ropeway.verdict import Bury, Cancel, Retry, Snooze
+
+__all__ = [
+    "AsyncTask",
+    "Backoff",
+    "BrokerError",
+    "Bury",
+    "Call",
+    "Cancel",
+    "Changed",
+    "CodecError",
+    "ConfigError",
+    "Context",
+    "Duplicate",
+    "EnqueueUnknown",
+    "Filter",
+    "Handle",
+    "IdConflict",
+    "JobCancelled",
+    "JobError",
+    "JobExpired",
+    "JobFailed",
+    "JobNotFound",
+    "JobOptions",
+    "JobRecord",
+    "JobRef",
+    "JobTimeout",
+    "ResultExpired",
+    "Retry",
+    "Ropeway",
+    "RopewayError",
+    "Rule",
+    "Snooze",
+    "State",
+    "SyncTask",
+    "Task",
+    "TaskOptions",
+    "Tasks",
+    "Unique",
+    "Unsupported",
+    "current_job",
+]

@@ -1,0 +1,179 @@
+"""From a decorated function to a `Definition`, with every check that a declaration allows."""
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from ropeway.context import Context
+from ropeway.definition import Definition, Kind
+from ropeway.duration import to_ms
+from ropeway.errors import ConfigError
+from ropeway.options import (
+    CODECS,
+    PARENT_FAILED,
+    TaskOptions,
+    as_choice,
+    as_int,
+    as_name,
+    as_priority,
+    as_tags,
+    known,
+)
+from ropeway.retry import RetryPolicy
+from ropeway.signature import Parameters
+from ropeway.unique import Unique
+
+_CONTEXT_TEXT = re.compile(r"(\w+\.)*Context(\[.*\])?", re.DOTALL)
+_POLICY = {"attempts": "attempts", "retry": "backoff"} | {
+    name: name for name in ("never", "only", "free", "rules")
+}
+
+
+def define(
+    func: Callable[..., Any], options: Mapping[str, Any], *, kind: type = TaskOptions
+) -> Definition:
+    """Check a task's options against its function and make its definition.
+
+    Args:
+        func: the function as it was written.
+        options: of the type `kind` (a TypedDict); durations in seconds or as `timedelta`.
+        kind: which options there are.
+
+    Raises:
+        ConfigError: an option is unknown or cannot be meant, or the function cannot be a task.
+    """
+    known(options, kind, what="task option")
+    name = _task_name(func, options)
+    where = f"task {name!r}"
+    try:
+        return _define(func, name, options)
+    except ConfigError as error:
+        if where in str(error):
+            raise
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _define(func: Callable[..., Any], name: str, options: Mapping[str, Any]) -> Definition:
+    wants_ctx = takes_context(func)
+    parameters = Parameters.of(func, skip_first=wants_ctx)
+    unique = options.get("unique")
+    if unique is not None:
+        if not isinstance(unique, Unique):
+            raise ConfigError(f"unique={unique!r}: give Unique(...)")
+        unique.check_against(parameters.names)
+    timeout_ms = _ms(options, "timeout", minimum_ms=1)
+    soft_ms = _ms(options, "soft_timeout", minimum_ms=1)
+    if soft_ms is not None and timeout_ms is not None and soft_ms >= timeout_ms:
+        raise ConfigError(
+            f"soft_timeout={options['soft_timeout']!r} must be shorter than "
+            f"timeout={options['timeout']!r}: it is the warning before it"
+        )
+    fields: dict[str, Any] = {
+        option: check(options[option]) for option, check in _CHECKED.items() if option in options
+    }
+    policy = {field: options[option] for option, field in _POLICY.items() if option in options}
+    return Definition(
+        name=name,
+        func=func,
+        parameters=parameters,
+        kind=_kind(func, options),
+        wants_ctx=wants_ctx,
+        policy=RetryPolicy(**policy),
+        timeout_ms=timeout_ms,
+        soft_timeout_ms=soft_ms,
+        expires_after_ms=_ms(options, "expires"),
+        retention_ms=_ms(options, "retention"),
+        unique=unique,
+        ordering=_ordering(func, parameters, options.get("ordering")),
+        **fields,
+    )
+
+
+_CHECKED: Mapping[str, Callable[[Any], Any]] = {
+    "queue": lambda v: as_name("queue", v),
+    "priority": as_priority,
+    "crash_max": lambda v: as_int("crash_max", v, least=0),
+    "ack": lambda v: as_choice("ack", v, ("after", "before")),
+    "codec": lambda v: as_choice("codec", v, CODECS),
+    "payload_max_bytes": lambda v: as_int("payload_max_bytes", v, least=1),
+    "result_max_bytes": lambda v: as_int("result_max_bytes", v, least=1),
+    "tags": as_tags,
+    "on_parent_failed": lambda v: as_choice("on_parent_failed", v, PARENT_FAILED),
+}
+
+
+def _task_name(func: Callable[..., Any], options: Mapping[str, Any]) -> str:
+    if "name" in options:
+        return as_name("name", options["name"])
+    name = getattr(func, "__name__", None)
+    if not name or name == "<lambda>":
+        raise ConfigError(f"{func!r} has no name that workers could find it by; give name=")
+    return name
+
+
+def _kind(func: Callable[..., Any], options: Mapping[str, Any]) -> Kind:
+    inner = inspect.unwrap(func)
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        raise ConfigError("a task returns one value; this function is a generator (it yields)")
+    process = options.get("process", False)
+    if not isinstance(process, bool):
+        raise ConfigError(f"process={process!r}: give True or False")
+    if inspect.iscoroutinefunction(inner):
+        if process:
+            raise ConfigError(
+                "process=True needs a plain `def`: an async function runs on the event loop"
+            )
+        return "async"
+    return "process" if process else "thread"
+
+
+def _ms(options: Mapping[str, Any], name: str, *, minimum_ms: int = 0) -> int | None:
+    value = options.get(name)
+    return None if value is None else to_ms(value, name=name, minimum_ms=minimum_ms)
+
+
+def _ordering(func: Callable[..., Any], parameters: Parameters, name: object) -> str | None:
+    if name is None:
+        return None
+    if not isinstance(name, str) or name not in parameters.names:
+        of = ", ".join(parameters.names) or "none"
+        raise ConfigError(f"ordering={name!r}: name one of its parameters ({of})")
+    star = inspect.signature(func).parameters[name].kind
+    if star in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+        raise ConfigError(f"ordering={name!r}: name a parameter with one value, not *args")
+    return name
+
+
+def takes_context(func: Callable[..., Any]) -> bool:
+    """Whether the first parameter is annotated as a `Context`, which no caller passes.
+
+    Raises:
+        ConfigError: another parameter is annotated so.
+    """
+    try:
+        parameters = list(inspect.signature(func).parameters.values())
+    except (TypeError, ValueError):
+        return False  # `Parameters.of` says what is wrong
+    for parameter in parameters[1:]:
+        if _is_context(func, parameter.annotation):
+            raise ConfigError(
+                f"parameter {parameter.name!r} is a Context, but only the first one can be"
+            )
+    return bool(parameters) and _is_context(func, parameters[0].annotation)
+
+
+def _is_context(func: Callable[..., Any], annotation: object) -> bool:
+    if isinstance(annotation, str):  # `from __future__ import annotations`
+        return _text_is_context(func, annotation)
+    return (typing.get_origin(annotation) or annotation) is Context
+
+
+def _text_is_context(func: Callable[..., Any], annotation: str) -> bool:
+    """An annotation kept as text: by the name it uses, whatever that is imported as."""
+    if _CONTEXT_TEXT.fullmatch(annotation.strip(" '\"")):
+        return True
+    head = annotation.partition("[")[0].strip()
+    names = cast("dict[str, object]", getattr(inspect.unwrap(func), "__globals__", {}))
+    return names.get(head) is Context

@@ -1,0 +1,90 @@
+"""Enqueueing that survives a broken connection: the same call again, for as long as that is safe.
+
+A store remembers the answers to a `call_id` for a minute, so a call whose answer was lost may be
+sent again inside that time: it changes nothing and gets the same answers. After that nobody knows
+whether the jobs were stored, and `EnqueueUnknown` says so.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+
+from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Enqueued, JobStore
+from ropeway.errors import BrokerError, Disconnected, Duplicate, EnqueueUnknown
+from ropeway.job import Job, new_id
+
+_FIRST_WAIT_S = 0.05
+_WAIT_MAX_S = 2.0
+
+
+async def submit(store: JobStore, jobs: Sequence[Job]) -> list[Enqueued]:
+    """Enqueue jobs; one round trip for up to `batch_max` of them, each of which is one atomic step.
+
+    Every job is checked before the first is written.
+
+    Returns:
+        The answers by position.
+
+    Raises:
+        EnqueueUnknown: the connection was lost and did not come back within a minute. Enqueueing
+            the same ids again is safe.
+        Duplicate: a unique key is held and its policy says "reject"; the other jobs of the call
+            are stored.
+        Unsupported, ConfigError, PayloadTooLarge, IdConflict, StorageFull: nothing was written
+            of this batch.
+    """
+    size = store.capabilities.batch_max
+    if len(jobs) <= size:
+        answers = await _resending(store, jobs)
+    else:
+        for job in jobs:
+            store.capabilities.refuse(job)
+        answers: list[Enqueued] = []
+        for start in range(0, len(jobs), size):
+            answers += await _resending(store, jobs[start : start + size])
+    _raise_refusals(jobs, answers)
+    return answers
+
+
+async def _resending(store: JobStore, jobs: Sequence[Job]) -> list[Enqueued]:
+    """One call of `enqueue`, sent again under the same id while its answers are remembered."""
+    call_id = new_id()
+    give_up_at = time.monotonic() + CALLS_KEPT_MS / 1000
+    wait_s = _FIRST_WAIT_S
+    while True:
+        try:
+            return await store.enqueue(jobs, call_id=call_id)
+        except Disconnected as error:
+            left_s = give_up_at - time.monotonic() - wait_s
+            if left_s <= 0:
+                raise EnqueueUnknown(
+                    f"the broker was away for {CALLS_KEPT_MS // 1000} s ({error}): whether the "
+                    f"{len(jobs)} job(s) were stored is not known. Enqueue them again with the "
+                    f"same ids, the first of which is {jobs[0].id}"
+                ) from error
+        # Full jitter, so that many producers do not come back in step.
+        await asyncio.sleep(random.uniform(0, wait_s))  # noqa: S311 - spreads load, hides nothing
+        wait_s = min(wait_s * 2, _WAIT_MAX_S)
+
+
+def _raise_refusals(jobs: Sequence[Job], answers: Sequence[Enqueued]) -> None:
+    refused = [
+        (job, answer)
+        for job, answer in zip(jobs, answers, strict=True)
+        if answer.answer is EnqueueAnswer.DUPLICATE_KEY
+        and job.unique is not None
+        and job.unique.on_conflict == "reject"
+    ]
+    if refused:
+        job, answer = refused[0]
+        others = f" ({len(refused)} of {len(jobs)} jobs; the others are stored)"
+        raise Duplicate(
+            f"{job.task}: job {answer.id} holds the unique key"
+            f"{others if len(jobs) > 1 else ''}; wait for its end, or choose "
+            'on_conflict="return" or "replace"',
+            existing_id=answer.id,
+        )
+    full = [answer for answer in answers if answer.answer is EnqueueAnswer.FULL]
+    if full:
+        raise BrokerError(f"the queue {full[0].queue!r} is full: {len(full)} job(s) not stored")

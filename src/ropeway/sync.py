@@ -1,0 +1,81 @@
+"""A portal: an event loop in a thread of its own, for callers that have none.
+
+`enqueue_sync` and its like run their coroutines here, so that Flask views, scripts and handlers
+in threads can use the same broker code. The thread is a daemon and ends with the process.
+"""
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from ropeway.errors import ConfigError, Disconnected
+
+T = TypeVar("T")
+
+_JOIN_S = 5.0
+
+
+class Portal:
+    """An event loop that runs in a daemon thread from construction to `stop`."""
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=_run, args=(self.loop,), name="ropeway-sync")
+        self._thread.daemon = True
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the portal's loop and wait for its result."""
+        return run_on(self.loop, work)
+
+    def stop(self) -> None:
+        """End the thread; idempotent. What still runs there is cancelled."""
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join(_JOIN_S)
+
+
+def run_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on a loop that runs in another thread; an interrupted wait cancels it.
+
+    Raises:
+        Disconnected: the loop ended while the caller waited.
+    """
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return future.result()
+    except concurrent.futures.CancelledError:
+        raise Disconnected(
+            "the event loop that serves this app ended while a call from another thread waited "
+            "for it; keep `async with app:` open as long as its threads need it"
+        ) from None
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def refuse_in_loop(what: str) -> None:
+    """Raise ConfigError when an event loop runs in this thread: waiting here would block it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise ConfigError(
+        f"{what} was called inside a running event loop, which it would block; "
+        f"use `await` and the call without _sync"
+    )
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()

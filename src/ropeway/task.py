@@ -1,0 +1,337 @@
+"""`Task`: a function that can be enqueued. It stays an ordinary callable."""
+
+import dataclasses
+import functools
+import inspect
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast
+
+import msgspec
+
+from ropeway import codec
+from ropeway.broker import EnqueueAnswer, Enqueued
+from ropeway.context import CURRENT, Context
+from ropeway.definition import Definition
+from ropeway.errors import ConfigError
+from ropeway.handle import Handle, Link, any_type
+from ropeway.job import Job, JobRef, Lease, UniqueKey, new_id
+from ropeway.options import Changes, JobOptions, as_name, as_ref, job_changes
+from ropeway.submit import submit
+from ropeway.unique import Unique
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+A = TypeVar("A")
+A_contra = TypeVar("A_contra", contravariant=True)
+
+
+@dataclass(slots=True, eq=False)
+class Site:
+    """Where a declared task is: its definition, and the app it belongs to (none yet: None)."""
+
+    definition: Definition
+    link: Link | None = None
+    stub: bool = False
+    _fields: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def bind(self, definition: Definition, link: Link) -> None:
+        """Take the app's word: its defaults and routes, and the way to its broker."""
+        self.definition, self.link, self._fields = definition, link, {}
+
+    def linked(self) -> Link:
+        """The way to the broker. Raises ConfigError for a task of a `Tasks()` not yet included."""
+        if self.link is None:
+            raise ConfigError(
+                f"task {self.definition.name!r} belongs to no app yet: app.include(tasks) adds the "
+                "`Tasks()` it was declared in"
+            )
+        return self.link
+
+    def fields(self) -> dict[str, Any]:
+        """What every job of this task has."""
+        if not self._fields:
+            d = self.definition
+            self._fields = {
+                "task": d.name,
+                "queue": d.queue,
+                "priority": d.priority,
+                "expires_after_ms": d.expires_after_ms,
+                "retention_ms": d.retention_ms,
+                "crash_max": d.crash_max,
+                "on_parent_failed": d.on_parent_failed,
+            }
+        return self._fields
+
+
+def make_job(
+    site: Site, changes: Changes, args: Sequence[object], kwargs: Mapping[str, object]
+) -> Job:
+    """The job that a call with these arguments means. Encodes the arguments once.
+
+    Raises:
+        TypeError: missing, unknown or surplus arguments, as a call would raise.
+        CodecError: an argument does not fit its annotation or cannot be encoded.
+        PayloadTooLarge: over the task's `payload_max_bytes`.
+    """
+    task = site.definition
+    form = changes.codec or task.codec
+    encoded = task.parameters.encode(args, kwargs, codec=form, limit_bytes=task.payload_max_bytes)
+    given = {**site.fields(), **changes.fields}
+    unique = changes.unique if changes.unique_given else task.unique
+    by_argument = task.ordering is not None and "ordering_key" not in given
+    if by_argument or isinstance(unique, Unique):
+        values = task.parameters.values(args, kwargs, codec=form)
+        if by_argument:
+            given["ordering_key"] = ordering_key(task, values)
+        if isinstance(unique, Unique):
+            given["unique"] = unique.key_of(task.name, values)
+    if isinstance(unique, str):
+        given["unique"] = named_key(unique, task.unique)
+    if task.tags or changes.tags:
+        given["tags"] = tuple(dict.fromkeys((*task.tags, *changes.tags)))
+    given["id"] = given.get("id") or new_id()
+    return Job(payload=encoded.data, codec=encoded.codec, **given)
+
+
+def ordering_key(task: Definition, values: Mapping[str, object]) -> str:
+    """`"parameter:value"`: tasks of a queue that name the same parameter share their order."""
+    name = cast(str, task.ordering)
+    value = values[name]
+    text = value if isinstance(value, str) else codec.canonical(value, what=name).decode()
+    return f"{name}:{text}"
+
+
+def named_key(key: str, like: Unique | None) -> UniqueKey:
+    """A key given by the caller, held by the rules of the task's own `Unique`, if it has one."""
+    rules = dataclasses.replace(like or Unique(), by=()).key_of("", {})
+    return msgspec.structs.replace(rules, key=key)
+
+
+class Call(Generic[R_co]):
+    """A task with its arguments, not yet enqueued: `task.s(...)` for `app.enqueue_many`."""
+
+    __slots__ = ("args", "changes", "kwargs", "site")
+
+    def __init__(
+        self, site: Site, changes: Changes, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> None:
+        self.site: Site = site
+        self.changes: Changes = changes
+        self.args: tuple[object, ...] = tuple(args)
+        self.kwargs: dict[str, object] = dict(kwargs)
+
+    def job(self) -> Job:
+        """A new job of this call. Raises as `Task.enqueue` does."""
+        return make_job(self.site, self.changes, self.args, self.kwargs)
+
+    def handle(self, enqueued: Enqueued) -> Handle[R_co]:
+        """The handle of the job that answers this call."""
+        return handle_of(self.site, self.site.linked(), enqueued)
+
+    def __repr__(self) -> str:
+        given = [*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs.items())]
+        return f"{self.site.definition.name}.s({', '.join(given)})"
+
+
+def handle_of(site: Site | None, link: Link, enqueued: Enqueued) -> Handle[Any]:
+    """The handle of an enqueued job, with the task's result type where it is known."""
+    created = enqueued.answer is EnqueueAnswer.OK
+    ref = JobRef(enqueued.id, enqueued.queue)
+    return Handle(ref, link, returns=any_type if site is None else returns(site), created=created)
+
+
+def returns(site: Site) -> Callable[[], Any]:
+    """The task's result type, resolved when it is needed."""
+    return lambda: site.definition.parameters.return_type
+
+
+class _TakesOne(Protocol[A_contra, R_co]):
+    """A task that can be called with one positional argument."""
+
+    def s(self, item: A_contra, /) -> Call[R_co]: ...
+
+
+class Task(Generic[P, R_co]):
+    """A task that can be enqueued: a declared function, a stub, or one of them with options.
+
+    Made by `@app.task`, `@app.stub` and `opts`. Immutable, apart from the app it belongs to.
+    """
+
+    def __init__(self, site: Site, changes: Changes | None = None) -> None:
+        self._site = site
+        self._changes = changes or Changes()
+
+    @property
+    def name(self) -> str:
+        """The task's name, under which workers find it."""
+        return self._site.definition.name
+
+    @property
+    def definition(self) -> Definition:
+        """What was declared, with the defaults and routes of the app once it is included."""
+        return self._site.definition
+
+    @property
+    def site(self) -> Site:
+        """Where the task is declared; for apps that include it."""
+        return self._site
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    def opts(self, **options: Unpack[JobOptions]) -> "Task[P, R_co]":
+        """The same task with options for the jobs it enqueues; see `JobOptions` for all of them.
+
+        Options given earlier stay unless named again; tags add up.
+
+        Raises:
+            ConfigError: an unknown option, or a value that cannot be meant.
+        """
+        changes = job_changes(cast("Mapping[str, Any]", options))
+        return Task(self._site, changes.over(self._changes))
+
+    def s(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
+        """The task with its arguments, to be enqueued later with others."""
+        return Call(self._site, self._changes, args, kwargs)
+
+    def handle(self, job: str | JobRef) -> Handle[R_co]:
+        """The handle of a job of this task that was enqueued elsewhere. Reads nothing."""
+        return Handle(as_ref(job), self._site.linked(), returns=returns(self._site), created=False)
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R_co]:
+        """Store a job that calls the task with these arguments; when it returns, it is durable.
+
+        Returns:
+            The job's handle; that of the existing job (`created` is False) when the id or the
+            unique key was there already.
+
+        Raises:
+            ConfigError: the app is not open, or an option is wrong.
+            TypeError: missing, unknown or surplus arguments, as a call would raise.
+            CodecError: an argument does not fit its annotation or cannot be encoded.
+            PayloadTooLarge: over the task's limit.
+            Duplicate: the unique key is held and the policy is "reject".
+            IdConflict: the id belongs to a job with another task or payload.
+            Unsupported: the broker cannot do what the options ask for.
+            EnqueueUnknown: the broker was lost for a minute; see there.
+            BrokerError: the broker failed; nothing was stored.
+        """
+        link = self._site.linked()
+        store = link.store
+        job = make_job(self._site, self._changes, args, kwargs)
+        answers = await submit(store, (job,))
+        return handle_of(self._site, link, answers[0])
+
+    def enqueue_sync(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R_co]:
+        """`enqueue` for code without an event loop. Raises ConfigError where one runs."""
+        work = self.enqueue(*args, **kwargs)
+        return _run_sync(self._site, work, f"{self.name}.enqueue_sync()")
+
+    async def enqueue_many(self: _TakesOne[A, R], items: Iterable[A]) -> list[Handle[R]]:
+        """One job for each item, which is its first and only argument; one round trip.
+
+        Each batch of as many jobs as the broker takes (10,000) is one atomic step. For more
+        arguments: `app.enqueue_many(task.s(a, b) for a, b in pairs)`.
+
+        Returns:
+            The handles, in the order of the items.
+
+        Raises:
+            As `enqueue`. No job is stored unless all of them can be encoded.
+        """
+        task = cast("Task[..., R]", self)
+        return await enqueue_calls(task.site.linked(), [task.s(item) for item in items])
+
+    def enqueue_many_sync(self: _TakesOne[A, R], items: Iterable[A]) -> list[Handle[R]]:
+        """`enqueue_many` for code without an event loop. Raises ConfigError where one runs."""
+        task = cast("Task[..., R]", self)
+        work = task.enqueue_many(items)
+        return _run_sync(task.site, work, f"{task.name}.enqueue_many_sync()")
+
+    if not TYPE_CHECKING:  # to the type checker it is not callable, to the reader it says why
+
+        def __call__(self, *_args: object, **_kwargs: object) -> None:
+            """Refuse: there is nothing here to run."""
+            kind = "a stub: its code is elsewhere" if self._site.stub else "a task with options"
+            raise ConfigError(f"{self.name!r} is {kind} and cannot be called here; enqueue it")
+
+
+def _run_sync(site: Site, work: Coroutine[Any, Any, R], what: str) -> R:
+    try:
+        link = site.linked()
+    except ConfigError:
+        work.close()
+        raise
+    return link.run_sync(work, what=what)
+
+
+async def enqueue_calls(link: Link, calls: Sequence[Call[R]]) -> list[Handle[R]]:
+    """Enqueue calls of any tasks of one app in one round trip; handles by position."""
+    for call in calls:
+        if call.site.linked() is not link:
+            raise ConfigError(f"{call!r} belongs to another app; enqueue it there")
+    _refuse_shared_ids(calls)
+    store = link.store
+    jobs = [call.job() for call in calls]
+    answers = await submit(store, jobs) if jobs else []
+    return [call.handle(answer) for call, answer in zip(calls, answers, strict=True)]
+
+
+def _refuse_shared_ids(calls: Sequence[Call[Any]]) -> None:
+    """One id for several jobs would quietly make all but the first of them vanish."""
+    given = Counter(call.changes.fields.get("id") for call in calls)
+    del given[None]
+    if given and (most := given.most_common(1)[0])[1] > 1:
+        raise ConfigError(
+            f"id={most[0]!r} was given to {most[1]} jobs of one call; ids are for one"
+        )
+
+
+class _Runnable(Task[P, R_co]):
+    """A task whose function is here."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        functools.update_wrapper(cast(Any, self), site.definition.func)
+        if site.definition.wants_ctx:
+            signature = inspect.signature(site.definition.func)
+            shown = list(signature.parameters.values())[1:]
+            self.__signature__: inspect.Signature = signature.replace(parameters=shown)
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        """The function as it was written, with its `ctx` if it takes one."""
+        return self._site.definition.func
+
+    def _call(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Any:
+        if self._site.definition.wants_ctx:
+            return self.func(detached(self.name), *args, **kwargs)
+        return self.func(*args, **kwargs)
+
+
+class AsyncTask(_Runnable[P, R_co]):
+    """A task whose function is `async def`. Calling it runs the function here, with no job."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        """Call the function itself; a `ctx` is supplied that reports to nobody."""
+        return self._call(args, kwargs)
+
+
+class SyncTask(_Runnable[P, R_co]):
+    """A task whose function is a plain `def`. Calling it runs the function here, with no job."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the function itself; a `ctx` is supplied that reports to nobody."""
+        return self._call(args, kwargs)
+
+
+def detached(task: str) -> Context[Any]:
+    """A context for a plain call: no job, no reports; the state of the job it is called in."""
+    around = CURRENT.get(None)
+    lease = Lease(
+        job=Job(id=new_id(), task=as_name("task", task)), attempt=1, token=0, expires_at_ms=0
+    )
+    return Context(lease, state=around.state if around is not None else None)

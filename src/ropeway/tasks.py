@@ -1,0 +1,185 @@
+"""Declaring tasks: the decorators of `Ropeway` and of `Tasks`, typed to keep every signature."""
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+from ropeway.context import Context
+from ropeway.declare import define
+from ropeway.errors import ConfigError
+from ropeway.options import StubOptions, TaskOptions
+from ropeway.task import AsyncTask, Site, SyncTask, Task
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    S = TypeVarWithDefault("S", default=Any)
+else:
+    S = TypeVar("S")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# A task's first parameter may be a Context[S]; then no caller passes it, so it leaves the
+# signature. The overloads come in the order in which they apply.
+
+
+class TaskDecorator(Generic[S]):
+    """What `@app.task(...)` returns: it takes the function."""
+
+    def __init__(self, declare: Callable[[Callable[..., Any]], Any]) -> None:
+        self._declare = declare
+
+    @overload
+    def __call__(  # pyright: ignore[reportOverlappingOverload]
+        self, func: Callable[Concatenate[Context[S], P], Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, func: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, func: Callable[Concatenate[Context[S], P], R], /) -> SyncTask[P, R]: ...
+    @overload
+    def __call__(self, func: Callable[P, R], /) -> SyncTask[P, R]: ...
+    def __call__(self, func: Callable[..., Any], /) -> Any:
+        """Declare the function as a task."""
+        return self._declare(func)
+
+
+class StubDecorator:
+    """What `@app.stub(...)` returns: it takes the function that stands for the real one."""
+
+    def __init__(self, declare: Callable[[Callable[..., Any]], Any]) -> None:
+        self._declare = declare
+
+    @overload
+    def __call__(self, func: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, func: Callable[P, R], /) -> Task[P, R]: ...
+    def __call__(self, func: Callable[..., Any], /) -> Any:
+        """Declare the function's signature as that of a task elsewhere."""
+        return self._declare(func)
+
+
+class Declared:
+    """A task as it was declared, to be defined again with the defaults of the app it joins."""
+
+    __slots__ = ("func", "options", "site")
+
+    def __init__(self, func: Callable[..., Any], options: Mapping[str, Any], site: Site) -> None:
+        self.func: Callable[..., Any] = func
+        self.options: Mapping[str, Any] = options
+        self.site: Site = site
+
+
+class Tasks(Generic[S]):
+    """Tasks of a module, for `app.include(tasks)`: the module need not know the app.
+
+    Args:
+        prefix: put before the names of all its tasks, as in `Tasks(prefix="mail.")`.
+
+    `Tasks[State]()` checks that handlers take a `Context[State]`, and that only an app with that
+    state includes them.
+    """
+
+    def __init__(self, *, prefix: str = "") -> None:
+        self._prefix = prefix
+        self._declared: dict[str, Declared] = {}
+        self._joined: Callable[[Declared], None] | None = None
+
+    def join(self, adopt: Callable[[Declared], None]) -> None:
+        """Hand every task of this collection, those declared later too, to one app."""
+        if self._joined is not None and self._joined != adopt:
+            raise ConfigError("these tasks belong to another app already; make a Tasks() for each")
+        if self._joined is None:
+            for declared in self._declared.values():
+                adopt(declared)
+            self._joined = adopt
+
+    @overload
+    def task(  # pyright: ignore[reportOverlappingOverload]
+        self, func: Callable[Concatenate[Context[S], P], Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[P, R]: ...
+    @overload
+    def task(self, func: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def task(self, func: Callable[Concatenate[Context[S], P], R], /) -> SyncTask[P, R]: ...
+    @overload
+    def task(self, func: Callable[P, R], /) -> SyncTask[P, R]: ...
+    @overload
+    def task(self, **options: Unpack[TaskOptions]) -> TaskDecorator[S]: ...
+    def task(self, func: Callable[..., Any] | None = None, **options: Any) -> Any:
+        """Declare a function as a task; with or without options (see `TaskOptions`).
+
+        The function stays callable as it was. A first parameter annotated `Context[...]` is
+        supplied by the worker. An `async def` runs on the worker's event loop, a `def` in a
+        thread, or with `process=True` in a process.
+
+        Raises:
+            ConfigError: the name is taken, or an option is unknown or cannot be meant.
+        """
+        if func is None:
+            return TaskDecorator[S](lambda func: self._declare_task(func, options))
+        return self._declare_task(func, options)
+
+    def stub(self, **options: Unpack[StubOptions]) -> StubDecorator:
+        """Declare the signature of a task whose code is elsewhere: it can only be enqueued.
+
+        The function's body is never run; `raise NotImplementedError` pleases every type checker.
+
+        Raises:
+            ConfigError: the name is taken, or an option is unknown or cannot be meant.
+        """
+        given = cast("Mapping[str, Any]", options)
+        return StubDecorator(lambda func: self._declare_stub(func, given))
+
+    def _declare_task(self, func: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+        site = self._add(func, options, Site(define(func, self._named(func, options))))
+        if site.definition.kind == "async":
+            return AsyncTask[..., Any](site)
+        return SyncTask[..., Any](site)
+
+    def _declare_stub(self, func: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+        definition = define(func, self._named(func, options), kind=StubOptions)
+        if definition.wants_ctx:
+            raise ConfigError(
+                f"stub {definition.name!r}: leave out the Context, no caller passes it"
+            )
+        return Task[..., Any](self._add(func, options, Site(definition, stub=True)))
+
+    def _named(self, func: Callable[..., Any], options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options with the name that the prefix makes."""
+        if isinstance(func, Task):
+            raise ConfigError(f"{func!r} is a task already; declare its function only once")
+        name = options.get("name") or getattr(func, "__name__", "<lambda>")
+        return options if not self._prefix else {**options, "name": f"{self._prefix}{name}"}
+
+    def _add(self, func: Callable[..., Any], options: Mapping[str, Any], site: Site) -> Site:
+        name = site.definition.name
+        refuse_taken(self._declared.get(name), func)
+        declared = Declared(func, self._named(func, options), site)
+        if self._joined is not None:
+            self._joined(declared)
+        self._declared[name] = declared
+        return site
+
+
+def refuse_taken(taken: Declared | None, func: Callable[..., Any]) -> None:
+    """Raise ConfigError when another function has the task's name already."""
+    if taken is not None:
+        raise ConfigError(
+            f"two tasks are named {taken.site.definition.name!r}: {_place(taken.func)} and "
+            f"{_place(func)}; give one of them name=, or its Tasks() a prefix"
+        )
+
+
+def _place(func: Callable[..., Any]) -> str:
+    return f"{func.__module__}.{getattr(func, '__qualname__', repr(func))}"
