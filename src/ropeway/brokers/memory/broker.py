@@ -194,10 +194,10 @@ class MemoryBroker:
 
     async def signals(self, *, after: int | None, wait_ms: int = 0) -> list[Signal]:
         if after is None:
-            return [signal for _, signal in self._state.signals][-1:]
+            return self._state.recent_signals()[-1:]
         until = time.monotonic() + wait_ms / 1000
         while True:
-            found = [signal for _, signal in self._state.signals if signal.seq > after]
+            found = [s for s in self._state.recent_signals() if s.seq > after]
             left = until - time.monotonic()
             if found or left <= 0:
                 return found

@@ -15,13 +15,14 @@ def enqueue(state: State, jobs: Sequence[Job], *, call_id: str | None) -> list[E
     """See `Broker.enqueue`."""
     now_ms = state.wall.now_ms()
     if call_id is not None and call_id in state.calls:
-        return state.calls[call_id][1]
+        called_ms, answers = state.calls[call_id]
+        if now_ms - called_ms <= CALLS_KEPT_MS:
+            return answers
+        del state.calls[call_id]
     _refuse(state, jobs)
     answers = [_enqueue_one(state, job, now_ms) for job in jobs]
     if call_id is not None:
         state.calls[call_id] = (now_ms, answers)
-        while next(iter(state.calls.values()))[0] < now_ms - CALLS_KEPT_MS:
-            state.calls.popitem(last=False)
     state.wake()
     return answers
 

@@ -29,9 +29,9 @@ def settle(state: State, outcome: Outcome, now_ms: int) -> Settled:
         row = table.find(lease.job.ref)
         already = row is not None and row.status.settled_token == lease.token
         return Settled.ALREADY if already else Settled.LOST
-    if isinstance(outcome, Ack):
-        enqueue_then(state, outcome.then, now_ms)  # before the children of this job are freed
     table.put(row, lifecycle.settle(row.status, outcome, now_ms=now_ms), now_ms=now_ms)
+    if isinstance(outcome, Ack):  # its unique key is free now, its children are still waiting
+        enqueue_then(state, outcome.then, now_ms)
     if row.status.state is JobState.COMPLETED:
         operate.free_children(table, row, now_ms=now_ms)
     operate.drop_unretained(table, row)

@@ -38,12 +38,17 @@ class State:
 
     def signal(self, signal: Signal) -> None:
         """Number a signal, keep it for a minute and wake those who listen."""
-        now_ms = self.clock.mono_ms()
         self._signal_seq += 1
-        self.signals.append((now_ms, msgspec.structs.replace(signal, seq=self._signal_seq)))
-        while self.signals[0][0] < now_ms - SIGNALS_KEPT_MS:
-            self.signals.popleft()
+        numbered = msgspec.structs.replace(signal, seq=self._signal_seq)
+        self.signals.append((self.clock.mono_ms(), numbered))
         self.wake()
+
+    def recent_signals(self) -> list[Signal]:
+        """The signals of the last minute, oldest first."""
+        oldest_ms = self.clock.mono_ms() - SIGNALS_KEPT_MS
+        while self.signals and self.signals[0][0] < oldest_ms:
+            self.signals.popleft()
+        return [signal for _, signal in self.signals]
 
     def wake(self) -> None:
         """Let every sleeper look again."""

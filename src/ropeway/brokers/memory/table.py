@@ -7,7 +7,7 @@ cleaned lazily: an entry counts only while it still says what its row says.
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from ropeway import lifecycle
 from ropeway.brokers.memory.lines import Lines
@@ -70,11 +70,13 @@ class Table:
         old = row.status.state
         if job is not None and job is not row.job:
             self._leave_key(row)
-            if job.queue != row.job.queue:
+            if (job.queue, job.ordering_key) != (row.job.queue, row.job.ordering_key):
                 self._lines.leave(row)
+                status = lifecycle.blocked(status, None)
+            if job.queue != row.job.queue:
+                self._leave_ready(row)
                 self.counts[row.job.queue][old] -= 1
                 self.counts[job.queue][old] += 1
-                row.ready_key = None
             row.job = job
             self._watch_overdue(row)
         row.status = status
@@ -174,8 +176,14 @@ class Table:
             key, row = heap[0]
             if self._is_ready(key, row, queue):
                 return row
-            self._drop_first(heap)
+            self._drop_first(queue)
         return None
+
+    def _leave_ready(self, row: Row) -> None:
+        heap = [entry for entry in self._ready[row.job.queue] if entry[1] is not row]
+        heapify(heap)
+        self._ready[row.job.queue] = heap
+        row.ready_key = None
 
     def _is_ready(self, key: ReadyKey, row: Row, queue: str) -> bool:
         return (
@@ -186,15 +194,16 @@ class Table:
             and self.exists(row)
         )
 
-    def _drop_first(self, heap: list[tuple[ReadyKey, Row]]) -> None:
-        key, row = heappop(heap)
-        if row.ready_key == key:
+    def _drop_first(self, queue: str) -> None:
+        key, row = heappop(self._ready[queue])
+        if row.ready_key == key and row.job.queue == queue:
             row.ready_key = None
 
     def in_order(self, queue: str) -> list[Row]:
         """Every job that could be handed out, in the order of reserve."""
-        entries = sorted((key, row.status.seq, row) for key, row in self._ready[queue])
-        return [row for key, _, row in entries if self._is_ready(key, row, queue)]
+        entries = sorted(self._ready[queue])  # a key has the seq, so rows are never compared
+        rows = [row for key, row in entries if self._is_ready(key, row, queue)]
+        return list(dict.fromkeys(rows))  # an old entry may have come true again
 
     def next_due(self, queue: str) -> Row | None:
         """The scheduled or retryable job of a queue that is due first."""
