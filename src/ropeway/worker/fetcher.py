@@ -1,0 +1,226 @@
+"""Gets jobs from the broker: in batches, no more than will be started soon.
+
+It fetches for the free slots, and ahead of them what the worker finished in the last 100 ms: a
+worker with slow jobs fetches nothing ahead, one with fast jobs never waits for the broker.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from typing import Final
+
+from ropeway.broker import JobStore, Queues
+from ropeway.errors import BrokerError
+from ropeway.job import Lease
+from ropeway.worker.options import WorkerOptions
+from ropeway.worker.outage import Outage, backoff_s
+from ropeway.worker.run import Run, SaveQueue
+from ropeway.worker.runner import Runner
+from ropeway.worker.settler import Settler
+
+_log = logging.getLogger("ropeway.worker")
+
+RATE_WINDOW_MS: Final = 100
+BATCH_MAX: Final = 500
+BURST_PAUSE_S: Final = 0.005
+
+
+class Fetcher:
+    """Reserves jobs while there is room, and gives them to the runner.
+
+    Attributes:
+        queues: may change at any time.
+        quiet: set to fetch no more; what is running goes on.
+
+    """
+
+    def __init__(
+        self,
+        broker: JobStore,
+        runner: Runner,
+        settler: Settler,
+        *,
+        held: set[Run],
+        saves: SaveQueue,
+        options: WorkerOptions,
+        outage: Outage,
+    ) -> None:
+        self._broker = broker
+        self._runner = runner
+        self._settler = settler
+        self._held = held
+        self._saves = saves
+        self._options = options
+        self._outage = outage
+        self._batch_max = min(BATCH_MAX, broker.capabilities.batch_max)
+        self._wait_ms = min(options.wait_ms, options.lease_ms // 3)
+        self._suspects: deque[Run] = deque()
+        self._suspect: Run | None = None
+        self._changed = asyncio.Event()
+        self._window_at_ms = 0
+        self._window_ended = 0
+        self._recent = 0
+        self.queues: Queues = options.queues
+        self.quiet = False
+        settler.on_settled = self._on_settled
+
+    def recheck(self) -> None:
+        """Something has changed: queues, slots, quiet."""
+        self._changed.set()
+
+    def be_quiet(self) -> None:
+        """Fetch no more, and hand back what has not been started."""
+        self.quiet = True
+        self._runner.release_waiting(lambda _run: True)
+        while self._suspects:
+            self._runner.feed([self._suspects.popleft()])
+        self._runner.release_waiting(lambda _run: True)
+
+    async def run(self) -> None:
+        """Fetch until cancelled, or in a burst until there is nothing left."""
+        failures = 0
+        while True:
+            try:
+                if await self._turn():
+                    return
+            except BrokerError as error:
+                self._outage.failed("reserve", error)
+                failures += 1
+                await asyncio.sleep(backoff_s(failures))
+            except Exception:  # noqa: BLE001 - a bug in a broker must not end the worker
+                _log.exception("fetching failed; trying again")
+                failures += 1
+                await asyncio.sleep(backoff_s(failures))
+            else:
+                failures = 0
+
+    async def _turn(self) -> bool:
+        """Wait for room, fetch once; True when a burst is over."""
+        if self.quiet:
+            await self._wait()
+            return False
+        if self._suspects or self._suspect is not None:
+            self._start_suspect()
+            await self._wait()
+            return False
+        wanted = self._wanted()
+        if wanted <= 0:
+            await self._wait_for_room()
+            return False
+        return await self._fetch(wanted)
+
+    async def _fetch(self, limit: int) -> bool:
+        options = self._options
+        items = self._settler.take()
+        began_ms = self._runner.now_ms()
+        if items:
+            try:
+                answers, leases = await self._broker.exchange(
+                    [outcome for _, outcome in items],
+                    self.queues,
+                    worker=options.id,
+                    limit=limit,
+                    lease_ms=options.lease_ms,
+                )
+            except BaseException:
+                self._settler.not_sent(items)
+                raise
+            self._settler.answered(items, answers)
+        else:
+            leases = await self._broker.reserve(
+                self.queues,
+                worker=options.id,
+                limit=limit,
+                lease_ms=options.lease_ms,
+                wait_ms=0 if options.burst else self._wait_ms,
+            )
+        self._outage.worked()
+        if leases:
+            self._accept(leases, began_ms)
+        elif options.burst and not items:
+            if not self._held and not self._settler.waiting:
+                return True
+            await asyncio.sleep(BURST_PAUSE_S)
+        return False
+
+    def _accept(self, leases: list[Lease], began_ms: int) -> None:
+        fence_at_ms = began_ms + self._options.lease_ms
+        now_ms = self._runner.now_ms()
+        saves = self._saves
+        runs = [
+            Run(lease, saves=saves, reserved_at_ms=now_ms, fence_at_ms=fence_at_ms)
+            for lease in leases
+        ]
+        self._held.update(runs)
+        if any(lease.crashes for lease in leases):
+            self._suspects.extend(run for run in runs if run.lease.suspect)
+            runs = [run for run in runs if not run.lease.suspect]
+        if self.quiet:  # the answer to a call that began before
+            self._runner.feed(runs)
+            self.be_quiet()
+        elif runs:
+            self._runner.feed(runs)
+
+    # -- suspects ----------------------------------------------------------------------------
+
+    def _start_suspect(self) -> None:
+        """Start a suspect when nothing else is held; meanwhile hand back what can be."""
+        if self._suspect is not None:
+            if self._suspect in self._held:
+                return
+            self._suspect = None
+        if not self._suspects:
+            self._changed.set()
+            return
+        self._runner.release_waiting(lambda _run: True)
+        if len(self._held) > len(self._suspects):
+            return
+        while len(self._suspects) > 1:  # a broker gives one at a time; two cannot be told apart
+            self._runner.feed([self._suspects.pop()])
+            self._runner.release_waiting(lambda _run: True)
+        if len(self._held) == 1:
+            self._suspect = self._suspects.popleft()
+            _log.info("two workers died with this job; running it alone", extra=self._suspect.label)
+            self._runner.feed([self._suspect])
+
+    # -- room --------------------------------------------------------------------------------
+
+    def _wanted(self) -> int:
+        """How many jobs to ask for now; 0 while enough are waiting."""
+        runner = self._runner
+        free = runner.concurrency - runner.busy - runner.buffered
+        ahead = self._ahead()
+        if free <= 0 and runner.buffered > ahead // 2:
+            return 0
+        if self._options.max_jobs:
+            left = self._options.max_jobs - runner.ended - runner.busy - runner.buffered
+            return min(free + ahead, self._batch_max, left)
+        return min(free + ahead, self._batch_max)
+
+    def _ahead(self) -> int:
+        now_ms = self._runner.now_ms()
+        if now_ms - self._window_at_ms >= RATE_WINDOW_MS:
+            is_old = now_ms - self._window_at_ms >= 2 * RATE_WINDOW_MS
+            self._recent = 0 if is_old else self._runner.ended - self._window_ended
+            self._window_at_ms, self._window_ended = now_ms, self._runner.ended
+        recent = max(self._recent, self._runner.ended - self._window_ended)
+        return min(self._options.prefetch, recent)
+
+    async def _wait(self) -> None:
+        await self._changed.wait()
+        self._changed.clear()
+
+    async def _wait_for_room(self) -> None:
+        self._runner.on_room = self._on_room
+        try:
+            await self._wait()
+        finally:
+            self._runner.on_room = None
+
+    def _on_room(self) -> None:
+        if self._wanted() > 0:
+            self._changed.set()
+
+    def _on_settled(self) -> None:
+        if self._suspects or self._suspect is not None:
+            self._changed.set()

@@ -1,0 +1,1 @@
+"""Where handlers run (loop, thread, process), and what the end of a run means."""

@@ -1,0 +1,71 @@
+"""Notices that the event loop is blocked, and shows by what.
+
+A coroutine of the loop notes the time; a thread looks at how old the note is.
+"""
+
+import asyncio
+import logging
+import sys
+import threading
+import traceback
+from typing import Final
+
+from ropeway.clock import Clock
+
+_log = logging.getLogger("ropeway.worker")
+
+TICK_S: Final = 0.1
+WARN_MS: Final = 500
+
+
+class Watchdog:
+    """Watches the loop that `run` runs on.
+
+    Args:
+        stall_ms: how late the loop may be before it counts as stuck; 0: it never does.
+    """
+
+    def __init__(self, *, stall_ms: int, clock: Clock) -> None:
+        self._stall_ms = stall_ms
+        self._clock = clock
+        self._seen_ms = clock.mono_ms()
+        self._ended = threading.Event()
+        self._thread_id = threading.get_ident()
+
+    @property
+    def late_ms(self) -> int:
+        """How long the loop has not moved."""
+        return self._clock.mono_ms() - self._seen_ms
+
+    def is_stuck(self) -> bool:
+        """Whether the loop has not moved for `stall_ms`."""
+        return self._stall_ms > 0 and self.late_ms > self._stall_ms
+
+    async def run(self) -> None:
+        """Note the time until cancelled."""
+        self._thread_id = threading.get_ident()
+        self._seen_ms = self._clock.mono_ms()
+        threading.Thread(target=self._watch, name="ropeway-watchdog", daemon=True).start()
+        try:
+            while True:
+                self._seen_ms = self._clock.mono_ms()
+                await asyncio.sleep(TICK_S)
+        finally:
+            self._ended.set()
+
+    def _watch(self) -> None:
+        warned = stuck = False
+        while not self._ended.wait(TICK_S):
+            if self.late_ms < WARN_MS:
+                warned = stuck = False
+            elif not warned:
+                warned = True
+                self._warn("the event loop is blocked: use `await`, or make the task synchronous")
+            elif self.is_stuck() and not stuck:
+                stuck = True
+                self._warn("the event loop is stuck; leases are not prolonged any more")
+
+    def _warn(self, message: str) -> None:
+        frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        _log.warning("%s (%d ms)\n%s", message, self.late_ms, stack)

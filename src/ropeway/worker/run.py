@@ -1,0 +1,184 @@
+"""One held lease (`Run`) and the reasons for which a run has to stop.
+
+A `Run` is what the worker's roles share about a job: the fetcher makes it, the runner starts it,
+the beater prolongs it, the settler lets it go. It is also the `Reporter` of its handler.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Final, Literal, Protocol
+
+from ropeway.context import Context
+from ropeway.definition import Definition
+from ropeway.job import JobRef, Lease, Progress
+from ropeway.outcome import Settled
+
+LINES_KEPT: Final = 1_000
+"""Lines of one job that wait for the next beat; older ones are dropped, as in the store."""
+
+
+class Stop(Exception):
+    """Why a run has to end before its handler wants to. `Context.check` raises it."""
+
+
+class SoftTimeout(Stop, TimeoutError):
+    """The task's soft time limit has passed: finish soon, the hard limit follows."""
+
+
+class HardTimeout(Stop, TimeoutError):
+    """The run has used up its time: `limit` says which of the two, in the record too."""
+
+    limit: Literal["timeout", "deadline"] = "timeout"
+
+    def __init__(self, message: str, *, limit: Literal["timeout", "deadline"]) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class CancelRequested(Stop):
+    """Somebody cancelled the job while it ran."""
+
+
+class LeaseLost(Stop):
+    """Another worker may run the job by now; whatever this run does counts for nothing."""
+
+
+class LeaseUnsure(Stop):
+    """The broker could not be reached in time to prolong the lease, so it may end any moment."""
+
+
+class ShuttingDown(Stop):
+    """The worker stops and its period of grace is over; the job runs again elsewhere."""
+
+
+class SaveQueue(Protocol):
+    """Where `Context.save` goes; see `beater.py`."""
+
+    def save(self, run: "Run", data: bytes) -> Future[None]:
+        """Store the cursor; the future is done when it is durable, cancelled when it cannot be."""
+        ...
+
+
+class Run:
+    """A lease in this worker's hands, from reserve to settle.
+
+    Attributes:
+        fence_at_ms: when the lease ends at the latest, by this host's monotonic clock, counted
+            from the start of the request that got or prolonged it.
+        soft_at_ms, hard_at_ms: the limits of the run on the same clock; None without one.
+        reason: why the run must stop, once it must.
+        started: the handler was called, so the lease cannot be handed back as unrun.
+        slot: the task that runs the handler on the loop, while it does.
+        interrupt: stops a handler that runs elsewhere, while one does.
+        answered: done with the broker's answer, for one who waits for it.
+
+    """
+
+    __slots__ = (
+        "_saves",
+        "answered",
+        "context",
+        "definition",
+        "fence_at_ms",
+        "hard_at_ms",
+        "hard_limit",
+        "interrupt",
+        "lease",
+        "lines",
+        "pending_progress",
+        "pending_save",
+        "reason",
+        "reserved_at_ms",
+        "slot",
+        "soft_at_ms",
+        "started",
+    )
+
+    def __init__(
+        self, lease: Lease, *, saves: SaveQueue, reserved_at_ms: int, fence_at_ms: int
+    ) -> None:
+        self.lease = lease
+        self.reserved_at_ms = reserved_at_ms
+        self.fence_at_ms = fence_at_ms
+        self.definition: Definition | None = None
+        self.context: Context[object] | None = None
+        self.soft_at_ms: int | None = None
+        self.hard_at_ms: int | None = None
+        self.hard_limit: Literal["timeout", "deadline"] = "timeout"
+        self.reason: Stop | None = None
+        self.started = False
+        self.slot: asyncio.Task[None] | None = None
+        self.interrupt: Callable[[Stop], None] | None = None
+        self.answered: asyncio.Future[Settled] | None = None
+        self.pending_progress: Progress | None = None
+        self.pending_save: tuple[bytes, Future[None]] | None = None
+        self.lines: deque[tuple[str, str]] | None = None
+        self._saves = saves
+
+    def __repr__(self) -> str:
+        return f"<Run {self.lease.job.task} {self.lease.job.id} attempt {self.lease.attempt}>"
+
+    @property
+    def label(self) -> dict[str, str]:
+        """What log records about this run carry."""
+        return {"job_id": self.lease.job.id, "task": self.lease.job.task}
+
+    @property
+    def has_reports(self) -> bool:
+        """Whether the handler has said something that the broker does not have yet."""
+        return self.pending_progress is not None or bool(self.lines)
+
+    def is_named(self, ref: JobRef) -> bool:
+        """Whether `ref` means this job."""
+        job = self.lease.job
+        return ref.id == job.id and ref.queue in (None, job.queue)
+
+    def stop(self, reason: Stop) -> None:
+        """Make the run end for `reason`; the first reason stays, except a soft limit's.
+
+        On the loop, the handler is cancelled; elsewhere it depends on where it runs.
+        """
+        if isinstance(self.reason, SoftTimeout) or self.reason is None:
+            self.reason = reason
+        if isinstance(reason, SoftTimeout):
+            return
+        if self.slot is not None:
+            self.slot.cancel()
+        elif self.interrupt is not None:
+            self.interrupt(reason)
+
+    def stop_reason(self) -> Stop | None:
+        """Why the run must stop, or None: the worker's side of `Context.should_stop`."""
+        return self.reason
+
+    # -- Reporter: called by the handler, from any thread ------------------------------------
+
+    def progress(self, lease: Lease, progress: Progress) -> None:  # noqa: ARG002
+        """Keep the newest progress for the next beat."""
+        self.pending_progress = progress
+
+    def line(self, lease: Lease, kind: str, data: str) -> None:  # noqa: ARG002
+        """Keep a line for the next beat."""
+        if self.lines is None:
+            self.lines = deque(maxlen=LINES_KEPT)
+        self.lines.append((kind, data))
+
+    def save(self, lease: Lease, data: bytes) -> "asyncio.Future[None] | None":  # noqa: ARG002
+        """Store the cursor now: a future on the loop, blocking in any other thread."""
+        if self.definition is None or self.definition.kind == "async":
+            return asyncio.wrap_future(self._saves.save(self, data))
+        self.save_blocking(data)
+        return None
+
+    def save_blocking(self, data: bytes) -> None:
+        """Store the cursor from a thread. Raises `LeaseLost` when the lease is gone."""
+        done = self._saves.save(self, data)
+        waiter = threading.Event()
+        done.add_done_callback(lambda _done: waiter.set())
+        waiter.wait()
+        if done.cancelled():
+            raise self.reason or LeaseLost("the lease was lost before the cursor was saved")
+        done.result()

@@ -1,0 +1,16 @@
+"""The fixture of the worker's tests."""
+
+from collections.abc import AsyncGenerator
+
+import pytest
+from worker_bench import Bench
+
+from ropeway.brokers.memory import MemoryBroker
+
+
+@pytest.fixture
+async def bench() -> AsyncGenerator[Bench]:
+    broker = MemoryBroker()
+    await broker.open()
+    yield Bench(broker)
+    await broker.close()
