@@ -1,0 +1,391 @@
+"""`SQLiteBroker`: the whole contract in one database file, for many processes on one host."""
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import apsw
+
+from ropeway.action import Acted, Action
+from ropeway.broker import (
+    WORKER_GONE_MS,
+    Beat,
+    Capabilities,
+    Enqueued,
+    Entry,
+    ExtendAnswer,
+    Extended,
+    Filter,
+    JobEvent,
+    Maintained,
+    Page,
+    QueueInfo,
+    Queues,
+    Signal,
+    WorkerInfo,
+)
+from ropeway.brokers.sqlite import enqueue as enqueueing
+from ropeway.brokers.sqlite import inspect, operate, schema
+from ropeway.brokers.sqlite import maintain as maintaining
+from ropeway.brokers.sqlite import reserve as reserving
+from ropeway.brokers.sqlite import settle as settling
+from ropeway.brokers.sqlite.engine import Call, Gate, Lane, Verb, Writer, serve_reads
+from ropeway.brokers.sqlite.faults import named
+from ropeway.brokers.sqlite.wake import Bell
+from ropeway.clock import SYSTEM_CLOCK, Clock
+from ropeway.errors import BrokerError, ConfigError, Disconnected
+from ropeway.job import FINAL, Job, JobRecord, JobRef, Lease, State
+from ropeway.outcome import Ack, Outcome, Release, Settled
+from ropeway.weighted import Shares
+
+Durability = Literal["full", "fast"]
+
+_PROMISE: dict[str, str] = {
+    "full": "on disk (fsync) before the answer",
+    "fast": "survives the process, not a power cut of the host (no fsync)",
+}
+_SYNCHRONOUS: dict[str, str] = {"full": "FULL", "fast": "NORMAL"}
+_PURGE_BITE = 5_000  # rows deleted while other writers wait
+
+
+class _Opened:
+    """What an open broker holds, so that it is open entirely or not at all."""
+
+    def __init__(self, path: Path, durability: Durability, clock: Clock) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.pid = os.getpid()
+        schema.create_file(path)
+        self.gate = Gate(path.with_name(path.name + "-gate"))
+        connections: list[apsw.Connection] = []
+        try:
+            with self.gate.held():
+                synchronous = _SYNCHRONOUS[durability]
+                connections.append(schema.connect(path, synchronous=synchronous))
+                schema.migrate(connections[0], path)
+                with named(path):
+                    floor_ms = schema.begin(connections[0], clock.mono_ms())
+            connections += [
+                schema.connect(path, synchronous=synchronous, readonly=True) for _ in range(2)
+            ]
+        except BaseException:
+            for connection in connections:
+                connection.close()
+            self.gate.close()
+            raise
+        self.writer = Writer(path, self.gate, connections[0], clock, floor_ms=floor_ms)
+        self.reading = connections[1]
+        self.bell = Bell(self.loop, connections[2])
+        self.writes = Lane("ropeway-sqlite-write", self.loop, self.writer.serve, self.bell.ring)
+        serve = partial(serve_reads, path=path, connection=self.reading, reader=self._reader)
+        self.reads = Lane("ropeway-sqlite-read", self.loop, serve, self.bell.ring)
+
+    def _reader(self, cursor: apsw.Cursor) -> inspect.Reader:
+        return inspect.Reader(cursor, self.writer.now_ms())
+
+    async def close(self) -> None:
+        self.bell.close()
+        await self.reads.close()
+        self.reading.close()
+        await self.writes.close()
+        self.writer.close()
+        self.gate.close()
+
+
+class SQLiteBroker:
+    """A `JobStore` in one SQLite file, shared by any number of processes of one host.
+
+    `durability` is what an answer means: "full" (the default) is on disk, "fast" survives a
+    crash of any process but may lose the last moments when the host loses power. One instance
+    serves the event loop that opened it; more loops and processes open their own.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        durability: Durability = "full",
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if str(path) in ("", ":memory:"):
+            raise ConfigError(
+                f"{str(path)!r} is no path of a database file; for jobs kept in memory use "
+                "memory://"
+            )
+        if durability not in _PROMISE:
+            raise ConfigError(f"durability={durability!r} is unknown; give 'full' or 'fast'")
+        self._path = Path(path).absolute()
+        self._durability: Durability = durability
+        self._clock = clock
+        self._opened: _Opened | None = None
+        self._shares: dict[tuple[tuple[str, int], ...], Shares] = {}
+        self._capabilities = Capabilities(
+            name="sqlite",
+            durable=True,
+            shared=True,
+            durability=_PROMISE[durability],
+            wakeup="poll",
+        )
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """A broker from `sqlite:///relative.db` or `sqlite:////absolute.db`.
+
+        The only option is `?durability=full|fast`.
+
+        Raises:
+            ConfigError: the URL has another form or another option.
+        """
+        parts = urlsplit(url)
+        if parts.scheme != "sqlite" or parts.netloc not in ("", ":memory:"):
+            raise ConfigError(
+                f"{url!r} is not a URL of a SQLite file; write sqlite:///relative.db or "
+                "sqlite:////absolute.db"
+            )
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        unknown = sorted(options.keys() - {"durability"})
+        if unknown:
+            raise ConfigError(f"{url!r}: unknown option {unknown[0]!r}; known: durability")
+        durability: Any = options.get("durability", "full")
+        return cls(parts.netloc or unquote(parts.path)[1:], durability=durability)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    # ------------------------------------------------------------------ open and close
+
+    @property
+    def path(self) -> Path:
+        """The database file."""
+        return self._path
+
+    def schema_versions(self) -> tuple[int, int]:
+        """The schema's version in the file (0: no file yet), and the one of this release."""
+        return schema.versions(self._path)
+
+    async def open(self) -> None:
+        if self._opened is None:
+            self._opened = _Opened(self._path, self._durability, self._clock)
+        else:
+            self._mine()
+
+    async def close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None and opened.pid == os.getpid():
+            await opened.close()
+
+    def _mine(self) -> _Opened:
+        """What is open, for the loop and process that opened it."""
+        opened = self._opened
+        if opened is None:
+            raise Disconnected(f"the broker of {self._path} is not open; call open() first")
+        if opened.pid != os.getpid():
+            raise BrokerError(
+                f"the broker of {self._path} was opened before this process was forked; make "
+                "and open a new one in the child"
+            )
+        if opened.loop is not asyncio.get_running_loop():
+            raise BrokerError(
+                f"the broker of {self._path} is open on another event loop; make and open "
+                "another one here: they share the file"
+            )
+        return opened
+
+    async def _write(self, verb: Verb, argument: Any, *, together: Verb | None = None) -> Any:
+        opened = self._mine()
+        call = Call(verb, argument, opened.loop.create_future())
+        call.together = together
+        opened.writes.submit(call)
+        return await call.future
+
+    async def _read(self, verb: Verb, argument: Any) -> Any:
+        opened = self._mine()
+        call = Call(verb, argument, opened.loop.create_future())
+        opened.reads.submit(call)
+        return await call.future
+
+    # ------------------------------------------------------------------ the job path
+
+    async def enqueue(self, jobs: Sequence[Job], *, call_id: str | None = None) -> list[Enqueued]:
+        for job in jobs:
+            self._capabilities.refuse(job)
+        call = enqueueing.Call(jobs, call_id)
+        return await self._write(enqueueing.enqueue, call, together=enqueueing.enqueue_many)
+
+    async def reserve(
+        self, queues: Queues, *, worker: str, limit: int, lease_ms: int, wait_ms: int = 0
+    ) -> list[Lease]:
+        opened = self._mine()
+        request = self._request(queues, worker, limit, lease_ms)
+        until = opened.loop.time() + wait_ms / 1000
+        while True:
+            ticket = opened.bell.ticket
+            chance_ms = inspect.next_chance_ms(
+                opened.bell.cursor, list(queues), opened.writer.now_ms()
+            )
+            if chance_ms == 0:
+                leases = await self._reserve_now(opened, request)
+                if leases:
+                    return leases
+            left = until - opened.loop.time()
+            if left <= 0:
+                return []
+            pause_s = min(left, chance_ms / 1000) if chance_ms else left
+            await opened.bell.sleep(ticket, pause_s)
+
+    def _request(
+        self, queues: Queues, worker: str, limit: int, lease_ms: int
+    ) -> reserving.Request:
+        shares = None
+        if isinstance(queues, Mapping):
+            weights = tuple(queues.items())
+            if weights not in self._shares:
+                self._shares[weights] = Shares(queues)
+            shares = self._shares[weights]
+        return reserving.Request(
+            queues=queues, worker=worker, limit=limit, lease_ms=lease_ms, shares=shares
+        )
+
+    async def _reserve_now(self, opened: _Opened, request: reserving.Request) -> list[Lease]:
+        call = Call(reserving.reserve, request, opened.loop.create_future())
+
+        def hand_back(leases: list[Lease]) -> None:
+            """The caller was cancelled while its leases were being written."""
+            outcomes = [Release(lease=lease) for lease in leases]
+            opened.writes.submit(Call(settling.settle, outcomes, opened.loop.create_future()))
+
+        call.orphaned = hand_back
+        opened.writes.submit(call)
+        return await call.future
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
+        self._refuse_then(outcomes)
+        return await self._write(settling.settle, outcomes, together=settling.settle_many)
+
+    def _refuse_then(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, Ack):
+                for job in outcome.then:
+                    self._capabilities.refuse(job)
+
+    async def extend(self, beats: Sequence[Beat], *, lease_ms: int) -> list[Extended]:
+        return await self._write(settling.extend, settling.Beats(beats, lease_ms))
+
+    async def exchange(
+        self,
+        outcomes: Sequence[Outcome],
+        queues: Queues,
+        *,
+        worker: str,
+        limit: int,
+        lease_ms: int,
+    ) -> tuple[list[Settled], list[Lease]]:
+        self._refuse_then(outcomes)
+        request = self._request(queues, worker, limit, lease_ms)
+        return await self._write(_exchange, (outcomes, request))
+
+    async def maintain(self, *, limit: int = 1000) -> Maintained:
+        return await self._write(maintaining.maintain, limit)
+
+    # ------------------------------------------------------------------ look
+
+    async def get(self, refs: Sequence[JobRef]) -> list[JobRecord | None]:
+        return await self._read(inspect.get, refs)
+
+    async def find(self, where: Filter, *, after: str | None = None, limit: int = 100) -> Page:
+        return await self._read(inspect.find, inspect.Find(where, after, limit))
+
+    async def count(self, where: Filter) -> int:
+        return await self._read(inspect.count, where)
+
+    async def peek(self, queue: str, *, limit: int = 10, offset: int = 0) -> list[JobRecord]:
+        return await self._read(inspect.peek, inspect.Peek(queue, limit, offset))
+
+    async def queues(self) -> list[QueueInfo]:
+        return await self._read(inspect.queues, None)
+
+    # ------------------------------------------------------------------ act
+
+    async def act(self, actions: Sequence[Action]) -> list[Acted]:
+        return await self._write(operate.act, actions)
+
+    async def pause(self, queue: str) -> None:
+        await self._write(operate.pause, queue)
+
+    async def resume(self, queue: str) -> None:
+        await self._write(operate.resume, queue)
+
+    async def purge(self, queue: str, *, states: frozenset[State] | None = None) -> int:
+        newest = await self._write(operate.newest_seq, None)
+        removed = 0
+        for state in State:
+            if state is State.RUNNING or (states is not None and state not in states):
+                continue
+            bite = operate.Purge(queue, state, _PURGE_BITE, newest)
+            while taken := await self._write(operate.purge, bite):
+                removed += taken
+        return removed
+
+    # ------------------------------------------------------------------ watch
+
+    async def wait(self, refs: Sequence[JobRef], *, timeout_ms: int) -> list[JobRecord | None]:
+        opened = self._mine()
+        until = opened.loop.time() + timeout_ms / 1000
+        if fleeting := await self._read(inspect.unretained, refs):
+            await self._write(operate.register_waiter, (fleeting, timeout_ms))
+        while True:
+            ticket = opened.bell.ticket
+            pending = await self._read(inspect.unfinished, refs)
+            left = until - opened.loop.time()
+            if not pending or left <= 0:
+                break
+            await opened.bell.sleep(ticket, left)
+        records = await self._read(inspect.get, refs)
+        return [
+            record if record is not None and record.status.state in FINAL else None
+            for record in records
+        ]
+
+    async def append(self, entries: Sequence[Entry]) -> list[ExtendAnswer]:
+        return await self._write(settling.append, entries)
+
+    async def events(self, ref: JobRef, *, after: int = 0, limit: int = 1000) -> list[JobEvent]:
+        return await self._read(inspect.events, inspect.Events(ref, after, limit))
+
+    async def send(self, signal: Signal) -> None:
+        await self._write(operate.send, signal)
+
+    async def signals(self, *, after: int | None, wait_ms: int = 0) -> list[Signal]:
+        opened = self._mine()
+        until = opened.loop.time() + wait_ms / 1000
+        while True:
+            ticket = opened.bell.ticket
+            found = inspect.signals(
+                inspect.Reader(opened.bell.cursor, opened.writer.now_ms()), after
+            )
+            left = until - opened.loop.time()
+            if found or after is None or left <= 0:
+                return found
+            await opened.bell.sleep(ticket, left)
+
+    # ------------------------------------------------------------------ coordinate
+
+    async def heartbeat(self, worker: WorkerInfo) -> None:
+        await self._write(operate.heartbeat, worker)
+
+    async def workers(self) -> list[WorkerInfo]:
+        return await self._read(inspect.workers, WORKER_GONE_MS)
+
+    async def abandon(self, workers: Sequence[str]) -> int:
+        return await self._write(operate.abandon, workers)
+
+
+def _exchange(
+    step: Any, call: tuple[Sequence[Outcome], reserving.Request]
+) -> tuple[list[Settled], list[Lease]]:
+    outcomes, request = call
+    return settling.settle(step, outcomes), reserving.reserve(step, request)

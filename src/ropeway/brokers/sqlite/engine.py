@@ -1,0 +1,258 @@
+"""Threads, connections and the commit: what runs the verbs' functions on the database.
+
+One writer thread with one connection commits everything. It takes all the calls that wait, runs
+them in one transaction, and answers them when that is durable: group commit. One reader thread
+with a connection of its own serves the looks, so that a slow one holds up no write.
+"""
+
+import asyncio
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+import apsw
+
+from ropeway.brokers.sqlite.faults import error_of
+from ropeway.brokers.sqlite.step import Step
+from ropeway.clock import Clock, ForwardClock
+
+GROUP_MAX: Final = 512  # calls in one transaction
+
+Verb = Callable[[Any, Any], Any]
+"""A function of this package's verbs: (Step or Reader, argument) → answer."""
+
+
+class Call:
+    """One caller's request and where its answer goes."""
+
+    __slots__ = ("argument", "error", "future", "orphaned", "result", "together", "verb")
+
+    def __init__(self, verb: Verb, argument: Any, future: asyncio.Future[Any]) -> None:
+        self.verb = verb
+        self.argument = argument
+        self.future = future
+        self.together: Verb | None = None  # the same verb for a list of arguments
+        self.orphaned: Callable[[Any], None] | None = None  # the answer has no taker
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def answer(self) -> None:
+        """Give the answer to its caller; on the caller's loop."""
+        if not self.future.done():
+            if self.error is None:
+                self.future.set_result(self.result)
+            else:
+                self.future.set_exception(self.error)
+        elif self.future.cancelled() and self.error is None and self.orphaned is not None:
+            self.orphaned(self.result)
+
+
+class Gate:
+    """A fair lock between the processes of one host, held around each write transaction.
+
+    SQLite's own busy handler polls, and starves a writer for seconds under load; the kernel hands
+    an `flock` on in the order of asking, and takes it back from a process that dies.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Wait for the turn, and keep it for the block."""
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Lane:
+    """A thread that serves calls from one event loop, batch by batch.
+
+    `serve` gets the calls that wait, sets `result` or `error` of each, and must not raise; it
+    says whether somebody may wait for what was done, in which case `ring` is called on the loop.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        loop: asyncio.AbstractEventLoop,
+        serve: Callable[[list[Call]], bool],
+        ring: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._serve = serve
+        self._ring = ring
+        self._calls: SimpleQueue[Call | None] = SimpleQueue()
+        self._ended = loop.create_future()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Call) -> None:
+        """Queue a call; its future is answered later."""
+        self._calls.put(call)
+
+    async def close(self) -> None:
+        """Serve what waits, then end the thread and wait for it."""
+        self._calls.put(None)
+        if asyncio.get_running_loop() is self._loop:
+            await self._ended
+        self._thread.join()
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            calls = [self._calls.get()]
+            with suppress(Empty):
+                while len(calls) < GROUP_MAX:
+                    calls.append(self._calls.get_nowait())
+            live = [call for call in calls if call is not None and not call.future.cancelled()]
+            closing = None in calls
+            if live:
+                woke = self._serve(live)
+                self._tell(self._answer, live, woke)
+        self._tell(_end, self._ended)
+
+    def _tell(self, what: Callable[..., None], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(what, *arguments)
+
+    def _answer(self, calls: list[Call], woke: bool) -> None:  # noqa: FBT001 - call_soon passes by position
+        for call in calls:
+            call.answer()
+        if woke:
+            self._ring()
+
+
+def _end(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Writer:
+    """Runs groups of calls as one transaction each. Used by one thread."""
+
+    def __init__(
+        self, path: Path, gate: Gate, connection: apsw.Connection, clock: Clock, *, floor_ms: int
+    ) -> None:
+        self._path = path
+        self._gate = gate
+        self._connection = connection
+        self._clock = clock
+        self._wall = ForwardClock(clock, floor_ms=floor_ms)
+
+    def now_ms(self) -> int:
+        """The wall clock that schedules are kept by."""
+        return self._wall.now_ms()
+
+    def close(self) -> None:
+        """Let go of the connection. The gate belongs to the broker."""
+        self._connection.close()
+
+    def serve(self, calls: list[Call]) -> bool:
+        """Run the calls in one transaction. A caller's mistake fails that call alone.
+
+        First all run as if none could fail, several calls of one verb at once; when one does
+        fail, the transaction is rolled back and each runs again behind a savepoint of its own.
+        """
+        try:
+            return self._transaction(lambda: self._run_together(calls))
+        except apsw.Error as error:
+            self._fail(calls, error)
+        except Exception as error:  # noqa: BLE001 - any failure belongs to one of the callers
+            if len(calls) == 1:
+                calls[0].error = error
+                return False
+            try:
+                return self._transaction(lambda: self._run_apart(calls))
+            except apsw.Error as storage_error:
+                self._fail(calls, storage_error)
+        return False
+
+    def _fail(self, calls: list[Call], error: apsw.Error) -> None:
+        for call in calls:
+            call.result, call.error = None, error_of(error, self._path)
+
+    def _transaction(self, run: Callable[[], bool]) -> bool:
+        with self._gate.held():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                woke = run()
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            return woke
+
+    def _step(self) -> Step:
+        """A step of the transaction that is open now."""
+        return Step(
+            self._connection.cursor(),
+            now_ms=self.now_ms(),
+            mono_ms=self._clock.mono_ms(),
+        )
+
+    def _run_together(self, calls: Sequence[Call]) -> bool:
+        step = self._step()
+        done: set[Verb] = set()
+        for call in calls:
+            if call.together is None:
+                call.result = call.verb(step, call.argument)
+            elif call.together not in done:
+                done.add(call.together)
+                same = [other for other in calls if other.together is call.together]
+                results = call.together(step, [other.argument for other in same])
+                for other, result in zip(same, results, strict=True):
+                    other.result = result
+        step.finish()
+        return step.woke
+
+    def _run_apart(self, calls: Sequence[Call]) -> bool:
+        woke = False
+        for call in calls:
+            self._connection.execute("SAVEPOINT apart")
+            step = self._step()
+            try:
+                call.result, call.error = call.verb(step, call.argument), None
+                step.finish()
+                woke = woke or step.woke
+            except apsw.Error:
+                raise
+            except Exception as error:  # noqa: BLE001 - given to the caller it belongs to
+                call.result, call.error = None, error
+                self._connection.execute("ROLLBACK TO apart")
+            self._connection.execute("RELEASE apart")
+        return woke
+
+
+def serve_reads(
+    calls: list[Call],
+    *,
+    path: Path,
+    connection: apsw.Connection,
+    reader: Callable[[apsw.Cursor], Any],
+) -> bool:
+    """Run each look in a transaction of its own, so that it sees one moment of the database."""
+    for call in calls:
+        try:
+            connection.execute("BEGIN")
+            try:
+                call.result = call.verb(reader(connection.cursor()), call.argument)
+            finally:
+                if connection.in_transaction:
+                    connection.execute("COMMIT")
+        except apsw.Error as error:
+            call.error = error_of(error, path)
+        except Exception as error:  # noqa: BLE001 - given to the caller it belongs to
+            call.error = error
+    return False

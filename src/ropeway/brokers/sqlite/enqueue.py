@@ -1,0 +1,170 @@
+"""Enqueueing: one statement for a batch of plain jobs, one job at a time for the others."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ropeway import lifecycle
+from ropeway.action import EditJob
+from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Enqueued
+from ropeway.brokers.sqlite.rows import CODE, encode, load, overdue_at_ms, texts
+from ropeway.brokers.sqlite.step import Step
+from ropeway.errors import IdConflict
+from ropeway.job import WAITING, Job, JobRef, State
+
+_ANSWERS = msgspec.msgpack.Decoder(list[Enqueued])
+
+# ?1: JSON, one array of columns a job, with the place of its words in ?2; ?3: now.
+_INSERT_PLAIN = """
+INSERT INTO jobs (id, queue, task, state, priority, due_ms, created_at_ms, overdue_at_ms, job)
+SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, ?3, value->>6,
+  substr(?2, value->>7, value->>8)
+FROM json_each(?1) WHERE true
+ON CONFLICT DO NOTHING
+"""
+_STATEMENT_MAX_BYTES = 256 * 1024 * 1024  # a quarter of what SQLite takes as one value
+_REMEMBER_CALL = "INSERT INTO calls (id, until_ms, answers) VALUES (?, ?, ?)"
+
+
+class Call(NamedTuple):
+    """The arguments of one call of `enqueue`."""
+
+    jobs: Sequence[Job]
+    call_id: str | None
+
+
+def enqueue(step: Step, call: Call) -> list[Enqueued]:
+    """One call. Checks come in this order: call, id, unique key."""
+    return enqueue_many(step, [call])[0]
+
+
+def enqueue_many(step: Step, calls: Sequence[Call]) -> list[list[Enqueued]]:
+    """Several callers' calls in one go.
+
+    Raises:
+        IdConflict: of any of the calls; the transaction must then be rolled back.
+    """
+    known = _known_answers(step, calls)
+    fresh = [call for call in calls if call.call_id not in known]
+    jobs = [job for call in fresh for job in call.jobs]
+    done = insert_all(step, jobs)
+    answers: list[list[Enqueued]] = []
+    at = 0
+    for call in calls:
+        if call.call_id is not None and call.call_id in known:
+            answers.append(known[call.call_id])
+            continue
+        mine = done[at : at + len(call.jobs)]
+        at += len(call.jobs)
+        answers.append(mine)
+        if call.call_id is not None:
+            known[call.call_id] = mine
+            step.cursor.execute(
+                _REMEMBER_CALL, (call.call_id, step.now_ms + CALLS_KEPT_MS, encode(mine))
+            )
+    return answers
+
+
+def _known_answers(step: Step, calls: Sequence[Call]) -> dict[str, list[Enqueued]]:
+    """What calls that came before were answered."""
+    ids = [call.call_id for call in calls if call.call_id is not None]
+    if not ids:
+        return {}
+    found = step.cursor.execute(
+        "SELECT id, answers FROM calls WHERE id IN (SELECT value FROM carray(?)) AND until_ms > ?",
+        (texts(ids), step.now_ms),
+    )
+    return {call_id: _ANSWERS.decode(blob) for call_id, blob in found.fetchall()}
+
+
+def insert_all(step: Step, jobs: Sequence[Job]) -> list[Enqueued]:
+    """Insert jobs in their order; the answers by position."""
+    if all(map(_is_plain, jobs)) and _insert_plain(step, jobs):
+        return [Enqueued(EnqueueAnswer.OK, job.id, job.queue) for job in jobs]
+    _refuse_conflicts(step, jobs)
+    return [insert_one(step, job) for job in jobs]
+
+
+def _is_plain(job: Job) -> bool:
+    """Whether nothing but its own row follows from the job."""
+    return (
+        job.unique is None and job.ordering_key is None and not job.parents and not job.unblocks
+    )
+
+
+def _insert_plain(step: Step, jobs: Sequence[Job]) -> bool:
+    """Insert new plain jobs by one statement; False, with nothing written, if an id is taken."""
+    rows: list[tuple[Any, ...]] = []
+    blobs: list[bytes] = []
+    place = 1
+    now_ms = step.now_ms
+    counts = step.counts.copy()
+    for job in jobs:
+        stamped, status = lifecycle.admit(job, seq=0, now_ms=now_ms)
+        blob = encode(stamped)
+        code = CODE[status.state]
+        rows.append(
+            (
+                *(job.id, job.queue, job.task, code, job.priority, status.due_ms),
+                *(overdue_at_ms(stamped), place, len(blob)),
+            )
+        )
+        blobs.append(blob)
+        place += len(blob)
+        counts[job.queue, code] += 1
+    if place > _STATEMENT_MAX_BYTES:
+        return False
+    cursor = step.cursor
+    several = len(rows) > 1
+    if several:
+        cursor.execute("SAVEPOINT plain")
+    cursor.execute(_INSERT_PLAIN, (msgspec.json.encode(rows).decode(), b"".join(blobs), now_ms))
+    complete = cursor.connection.changes() == len(rows)
+    if several:
+        if not complete:
+            cursor.execute("ROLLBACK TO plain")
+        cursor.execute("RELEASE plain")
+    if complete:
+        step.counts = counts
+        step.woke = True
+    return complete
+
+
+def _refuse_conflicts(step: Step, jobs: Sequence[Job]) -> None:
+    met: dict[JobRef, Job] = {}
+    for job in jobs:
+        row = load(step.cursor, job.ref)
+        known = met.setdefault(job.ref, row.job if row is not None else job)
+        if (known.task, known.payload) != (job.task, job.payload):
+            raise IdConflict(
+                f"job id {job.id!r} is taken in queue {job.queue!r} by another job (task "
+                f"{known.task!r}); nothing was enqueued. Give each job an id of its own."
+            )
+
+
+def insert_one(step: Step, job: Job) -> Enqueued:
+    """Insert one job of any kind; a taken id is answered as a duplicate, whatever its words."""
+    if load(step.cursor, job.ref) is not None:
+        return Enqueued(EnqueueAnswer.DUPLICATE_ID, job.id, job.queue)
+    if job.unique is not None:
+        holder = step.holder(job.queue, job.unique.key)
+        if holder is not None:
+            answer = EnqueueAnswer.DUPLICATE_KEY
+            if job.unique.on_conflict == "replace" and holder.status.state in WAITING:
+                edit = EditJob(ref=holder.job.ref, job=job)
+                edited = lifecycle.act(holder.job, holder.status, edit, now_ms=step.now_ms)
+                assert edited is not None, "a waiting job can be edited"
+                step.put(holder, edited[1], edited[0])
+                answer = EnqueueAnswer.REPLACED
+            return Enqueued(answer, holder.job.id, job.queue)
+    parents = {parent_id: step.parent_state(parent_id) for parent_id in job.parents}
+    waiting_on = frozenset(p for p, state in parents.items() if state is not State.COMPLETED)
+    stamped, status = lifecycle.admit(job, seq=0, now_ms=step.now_ms, waiting_on=waiting_on)
+    step.add(stamped, status)
+    for parent_id, state in parents.items():
+        if state in (State.DEAD, State.CANCELLED):
+            step.cascade(parent_id)
+    for ref in job.unblocks:
+        step.adopt(job.id, ref)
+    return Enqueued(EnqueueAnswer.OK, job.id, job.queue)

@@ -1,0 +1,333 @@
+"""Looking at jobs, queues, streams, signals and workers. Reads only."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import apsw
+import msgspec
+
+from ropeway.broker import FIND_SCAN_MAX, Filter, JobEvent, Page, QueueInfo, Signal, WorkerInfo
+from ropeway.brokers.sqlite.rows import (
+    CODE,
+    COLUMNS,
+    FIRST_FINAL,
+    STATES,
+    Stored,
+    load,
+    stored,
+    texts,
+)
+from ropeway.errors import ConfigError
+from ropeway.job import PRIORITY_MAX, JobRecord, JobRef, State
+
+_SIGNAL = msgspec.msgpack.Decoder(Signal)
+_WORKER = msgspec.msgpack.Decoder(WorkerInfo)
+_UNION_MAX: Final = 50  # (queue, state) pairs that a find merges by their index
+# Neither available nor running jobs have an index by seq, which would cost each job two more
+# changes of an index on its way: few of them are sorted, many are met soon on a walk.
+_SORTED_MAX: Final = FIND_SCAN_MAX
+_BY_STATE: Final = {
+    **dict.fromkeys(State, "state NOT IN (2, 3) AND queue = ? AND state = ?"),
+    State.AVAILABLE: "state = 2 AND queue = ? AND state = ?",
+    State.RUNNING: "state = 3 AND +queue = ? AND state = ?",
+}
+
+
+class Reader(NamedTuple):
+    """A read transaction: its cursor and its time."""
+
+    cursor: apsw.Cursor
+    now_ms: int
+
+
+def get(reader: Reader, refs: Sequence[JobRef]) -> list[JobRecord | None]:
+    """Records by position."""
+    rows = [load(reader.cursor, ref) for ref in refs]
+    return [None if row is None else row.record for row in rows]
+
+
+def unfinished(reader: Reader, refs: Sequence[JobRef]) -> list[JobRef]:
+    """Those of the jobs that exist and are not final."""
+    found = reader.cursor.execute(
+        "SELECT j.id, j.queue, j.state FROM carray(?) AS wanted CROSS JOIN jobs AS j"
+        " ON j.id = wanted.value ORDER BY j.seq",
+        (texts({ref.id for ref in refs}),),
+    ).fetchall()
+    states: dict[JobRef, int] = {}
+    for job_id, queue, state in found:
+        states[JobRef(job_id, queue)] = state
+        states.setdefault(JobRef(job_id), state)
+    return [ref for ref in refs if states.get(ref, FIRST_FINAL) < FIRST_FINAL]
+
+
+def unretained(reader: Reader, refs: Sequence[JobRef]) -> list[JobRef]:
+    """Those of the unfinished jobs whose records go with their end."""
+    rows = [load(reader.cursor, ref) for ref in unfinished(reader, refs)]
+    return [row.job.ref for row in rows if row is not None and row.job.retention_ms == 0]
+
+
+class Find(NamedTuple):
+    """The arguments of one call of `find`."""
+
+    where: Filter
+    after: str | None
+    limit: int
+
+
+def find(reader: Reader, call: Find) -> Page:
+    """One page, newest first; the cursor is the seq of the last record looked at."""
+    before_seq = _parse(call.after)
+    source = _source(reader, call.where)
+    if source is None:
+        return Page([], None)
+    sql, values = source
+    matches = _leftover(call.where)
+    conditions, condition_values = _conditions(call.where)
+    rows = reader.cursor.execute(
+        f"SELECT {COLUMNS}, {conditions} FROM jobs WHERE seq IN"
+        f" (SELECT seq FROM ({sql}) WHERE seq < ? ORDER BY seq DESC LIMIT {FIND_SCAN_MAX + 1})"
+        " ORDER BY seq DESC",
+        (*condition_values, *values, before_seq),
+    )
+    records: list[JobRecord] = []
+    seq = before_seq
+    for scanned, row in enumerate(rows):
+        if len(records) >= call.limit or scanned >= FIND_SCAN_MAX:
+            return Page(records, str(seq))
+        seq = row[0]
+        if row[-1]:
+            found = stored(row[:-1])
+            if matches(found):
+                records.append(found.record)
+    return Page(records, None)
+
+
+def _parse(cursor: str | None) -> int:
+    if cursor is None:
+        return 2**62
+    if not cursor.isdecimal():
+        raise ConfigError(f"cursor {cursor!r} is not one that find() returned")
+    return min(int(cursor), 2**62)
+
+
+def _source(reader: Reader, where: Filter) -> tuple[str, tuple[Any, ...]] | None:
+    """A query for candidate seqs that can be walked downwards; None: there are none."""
+    if where.queue is None and where.states is None:
+        return "SELECT seq FROM jobs", ()
+    pairs = [
+        (queue, STATES[state], n)
+        for queue, state, n in reader.cursor.execute(
+            "SELECT queue, state, n FROM counters WHERE n > 0 ORDER BY queue, state"
+        ).fetchall()
+        if (where.queue is None or queue == where.queue)
+        and (where.states is None or STATES[state] in where.states)
+    ]
+    if not pairs:
+        return None
+    indexed = all(
+        n <= _SORTED_MAX or state not in (State.AVAILABLE, State.RUNNING)
+        for _, state, n in pairs
+    )
+    if not indexed or len(pairs) > _UNION_MAX:
+        return "SELECT seq FROM jobs", ()
+    parts = [f"SELECT seq FROM jobs WHERE {_BY_STATE[state]}" for _, state, _ in pairs]
+    values = [value for queue, state, _ in pairs for value in (queue, CODE[state])]
+    return " UNION ALL ".join(parts), tuple(values)
+
+
+def _conditions(where: Filter) -> tuple[str, tuple[Any, ...]]:
+    """The part of the filter that columns answer, as one SQL expression."""
+    parts: list[str] = ["1"]
+    values: list[Any] = []
+    for column, value in (
+        ("queue = ?", where.queue),
+        ("task = ?", where.task),
+        ("worker = ?", where.worker),
+        ("created_at_ms >= ?", where.created_from_ms),
+        ("created_at_ms < ?", where.created_before_ms),
+        ("finished_at_ms >= ?", where.finished_from_ms),
+        ("finished_at_ms < ?", where.finished_before_ms),
+    ):
+        if value is not None:
+            parts.append(f"coalesce({column}, 0)")
+            values.append(value)
+    if where.states is not None:
+        codes = ", ".join(str(CODE[state]) for state in sorted(where.states))
+        parts.append(f"state IN ({codes})")
+    return " AND ".join(parts), tuple(values)
+
+
+def _leftover(where: Filter) -> Callable[[Stored], bool]:
+    """The part of the filter that needs the record itself."""
+    tag, key, error = where.tag, where.unique_key, where.error
+
+    def matches(row: Stored) -> bool:
+        unique = row.job.unique
+        return (
+            (tag is None or tag in row.job.tags)
+            and (key is None or (unique is not None and unique.key == key))
+            and (error is None or error in _failure_text(row))
+        )
+
+    return matches
+
+
+def _failure_text(row: Stored) -> str:
+    status = row.status
+    last = status.errors[-1] if status.errors else None
+    words = (last.type, last.message) if last is not None else ()
+    return "\n".join((*words, status.reason or ""))
+
+
+def count(reader: Reader, where: Filter) -> int:
+    """How many records match, exactly; by the counters where those know it."""
+    only = Filter(states=where.states, queue=where.queue)
+    source = _source(reader, where)
+    if source is None:
+        return 0
+    if where == only:
+        return _counted(reader, where)
+    conditions, values = _conditions(where)
+    if where.tag is None and where.unique_key is None and where.error is None:
+        return _one(
+            reader,
+            f"SELECT count(*) FROM jobs WHERE seq IN ({source[0]}) AND {conditions}",
+            (*source[1], *values),
+        )
+    matches = _leftover(where)
+    rows = reader.cursor.execute(
+        f"SELECT {COLUMNS} FROM jobs WHERE seq IN ({source[0]}) AND {conditions}",
+        (*source[1], *values),
+    )
+    return sum(1 for row in rows if matches(stored(row)))
+
+
+def _counted(reader: Reader, where: Filter) -> int:
+    conditions, values = "1", ()
+    if where.queue is not None:
+        conditions, values = "queue = ?", (where.queue,)
+    states = where.states if where.states is not None else frozenset(State)
+    codes = ", ".join(str(CODE[state]) for state in sorted(states))
+    return _one(
+        reader,
+        "SELECT coalesce(sum(n), 0) FROM counters"
+        f" WHERE {conditions} AND state IN ({codes})",
+        values,
+    )
+
+
+def _one(reader: Reader, sql: str, values: tuple[Any, ...]) -> int:
+    return reader.cursor.execute(sql, values).fetchall()[0][0]
+
+
+class Peek(NamedTuple):
+    """The arguments of one call of `peek`."""
+
+    queue: str
+    limit: int
+    offset: int
+
+
+def peek(reader: Reader, call: Peek) -> list[JobRecord]:
+    """Available jobs in the order of reserve. The offset walks the index alone."""
+    rows = reader.cursor.execute(
+        f"SELECT {COLUMNS} FROM jobs WHERE seq IN (SELECT seq FROM jobs"
+        " WHERE queue = ? AND blocked = 0 AND state = 2"
+        " ORDER BY priority DESC, rank, due_ms, seq LIMIT ? OFFSET ?)"
+        " ORDER BY priority DESC, rank, due_ms, seq",
+        call,
+    )
+    return [stored(row).record for row in rows]
+
+
+def queues(reader: Reader, _: None) -> list[QueueInfo]:
+    """Every queue that has records or is paused, by name, from the counters."""
+    cursor = reader.cursor
+    paused = {name for (name,) in cursor.execute("SELECT queue FROM paused").fetchall()}
+    counts: dict[str, dict[State, int]] = {name: {} for name in paused}
+    found = cursor.execute("SELECT queue, state, n FROM counters WHERE n > 0 ORDER BY 1, 2")
+    for queue, state, n in found.fetchall():
+        counts.setdefault(queue, {})[STATES[state]] = n
+    return [
+        QueueInfo(
+            name=name,
+            paused=name in paused,
+            counts=counts[name],
+            oldest_due_ms=_oldest_due_ms(cursor, name),
+        )
+        for name in sorted(counts)
+    ]
+
+
+def _oldest_due_ms(cursor: apsw.Cursor, queue: str) -> int | None:
+    """The earliest due time among the available jobs: the first entry of each priority."""
+    found = [
+        cursor.execute(
+            "SELECT due_ms FROM jobs WHERE queue = ? AND blocked = 0 AND state = 2"
+            " AND priority = ? ORDER BY rank, due_ms LIMIT 1",
+            (queue, priority),
+        ).fetchall()
+        for priority in range(PRIORITY_MAX + 1)
+    ]
+    return min((rows[0][0] for rows in found if rows), default=None)
+
+
+class Events(NamedTuple):
+    """The arguments of one call of `events`."""
+
+    ref: JobRef
+    after: int
+    limit: int
+
+
+def events(reader: Reader, call: Events) -> list[JobEvent]:
+    """Entries of a job's stream, oldest first."""
+    row = load(reader.cursor, call.ref)
+    if row is None:
+        return []
+    found = reader.cursor.execute(
+        "SELECT n, at_ms, kind, data FROM events WHERE job_seq = ? AND n > ? ORDER BY n LIMIT ?",
+        (row.status.seq, call.after, call.limit),
+    )
+    return [JobEvent(seq=n, at_ms=at_ms, kind=kind, data=data) for n, at_ms, kind, data in found]
+
+
+def signals(reader: Reader, after: int | None) -> list[Signal]:
+    """Signals with a seq greater than `after`; None: the newest only."""
+    if after is None:
+        found = reader.cursor.execute("SELECT seq, data FROM signals ORDER BY seq DESC LIMIT 1")
+    else:
+        found = reader.cursor.execute(
+            "SELECT seq, data FROM signals WHERE seq > ? ORDER BY seq", (after,)
+        )
+    return [
+        msgspec.structs.replace(_SIGNAL.decode(data), seq=seq) for seq, data in found.fetchall()
+    ]
+
+
+def workers(reader: Reader, gone_ms: int) -> list[WorkerInfo]:
+    """The workers heard of in the last `gone_ms`."""
+    found = reader.cursor.execute(
+        "SELECT data FROM workers WHERE seen_at_ms > ?", (reader.now_ms - gone_ms,)
+    )
+    infos = [_WORKER.decode(data) for (data,) in found.fetchall()]
+    return sorted(infos, key=lambda worker: worker.started_at_ms)
+
+
+def next_chance_ms(cursor: apsw.Cursor, queues: Iterable[str], now_ms: int) -> int | None:
+    """Milliseconds until a reserve of these queues may find a job: 0 is now, None is unknown."""
+    soonest: int | None = None
+    for queue in queues:
+        if cursor.execute("SELECT 1 FROM paused WHERE queue = ?", (queue,)).fetchall():
+            continue
+        if cursor.execute(
+            "SELECT 1 FROM jobs WHERE queue = ? AND blocked = 0 AND state = 2 LIMIT 1", (queue,)
+        ).fetchall():
+            return 0
+        ((due_ms,),) = cursor.execute(
+            "SELECT min(due_ms) FROM jobs WHERE queue = ? AND state IN (1, 4)", (queue,)
+        ).fetchall()
+        if due_ms is not None:
+            left = max(0, due_ms - now_ms)
+            soonest = left if soonest is None else min(soonest, left)
+    return soonest

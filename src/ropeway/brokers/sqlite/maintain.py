@@ -1,0 +1,197 @@
+"""What time asks for: each part bounded, none of them scanning."""
+
+from collections.abc import Sequence
+
+from ropeway import lifecycle
+from ropeway.broker import SIGNALS_KEPT_MS, WORKER_GONE_MS, Maintained
+from ropeway.brokers.sqlite.reserve import bury_overdue, promote
+from ropeway.brokers.sqlite.rows import CODE, load_seqs, numbers
+from ropeway.brokers.sqlite.step import Step
+from ropeway.job import State
+
+_COMPLETED = CODE[State.COMPLETED]
+_AGAIN_MS = 1_000  # when to look again at a record that an unfinished job still needs
+_CLOCK_STEP_MS = 10_000  # the stored clock is moved on in steps of this
+
+_EXPIRED = "SELECT seq FROM jobs WHERE state = 3 AND lease_until_ms <= ? ORDER BY 1 LIMIT ?"
+_OVERDUE = """
+SELECT seq FROM jobs WHERE overdue_at_ms IS NOT NULL AND state IN (0, 1, 2, 4)
+  AND overdue_at_ms <= ? ORDER BY overdue_at_ms LIMIT ?
+"""
+_PRUNABLE = """
+SELECT seq, id, queue, state, flags FROM jobs
+WHERE prune_at_ms IS NOT NULL AND prune_at_ms <= ? ORDER BY prune_at_ms LIMIT ?
+"""
+_SURPLUS = """
+SELECT seq, id, queue, state, flags FROM jobs
+WHERE queue = ? AND state = 5 AND state NOT IN (2, 3) ORDER BY seq LIMIT ?
+"""
+_CHILDREN = """
+SELECT e.child_seq FROM edges e JOIN jobs j ON j.seq = e.child_seq
+WHERE e.parent_id = ? AND e.child_seq > ? AND j.state = 0 ORDER BY e.child_seq LIMIT ?
+"""
+_KEYS_OVER = """
+UPDATE jobs SET unique_key = NULL, unique_until_ms = NULL WHERE seq IN (
+  SELECT seq FROM jobs WHERE unique_until_ms IS NOT NULL AND unique_until_ms <= ? LIMIT ?)
+"""
+
+
+def maintain(step: Step, limit: int) -> Maintained:
+    """One round, in the order of the contract."""
+    promoted = 0
+    for queue in _queues_with(step, (State.SCHEDULED, State.RETRYABLE)):
+        promoted += promote(step, queue, limit - promoted)
+    expired = take_back(step, _seqs(step, _EXPIRED, step.mono_ms, limit))
+    overdue = _seqs(step, _OVERDUE, step.now_ms, limit)
+    bury_overdue(step, overdue)
+    cascaded = _cascade(step, limit)
+    step.finish()  # the counts that pruning by number reads
+    pruned = _prune(step, limit)
+    _forget(step, limit)
+    return Maintained(
+        promoted=promoted,
+        expired=expired,
+        buried=len(overdue),
+        cascaded=cascaded,
+        pruned=pruned,
+        more=limit in (promoted, expired, len(overdue), cascaded, pruned),
+        next_ms=_next_ms(step),
+    )
+
+
+def _seqs(step: Step, sql: str, until_ms: int, limit: int) -> list[int]:
+    return [seq for (seq,) in step.cursor.execute(sql, (until_ms, limit)).fetchall()]
+
+
+def _queues_with(step: Step, states: Sequence[State]) -> list[str]:
+    codes = numbers(CODE[state] for state in states)
+    found = step.cursor.execute(
+        "SELECT DISTINCT queue FROM counters"
+        " WHERE n > 0 AND state IN (SELECT value FROM carray(?)) ORDER BY queue",
+        (codes,),
+    )
+    return [queue for (queue,) in found.fetchall()]
+
+
+def take_back(step: Step, seqs: list[int]) -> int:
+    """End the leases of running jobs whose holders are gone; how many."""
+    rows = load_seqs(step.cursor, seqs)
+    for row in rows:
+        status = lifecycle.lease_expired(row.job, row.status, now_ms=step.now_ms)
+        step.put(row, status)
+    return len(rows)
+
+
+def _cascade(step: Step, limit: int) -> int:
+    """Tell the children of failed parents, at most `limit`, going on where it was left."""
+    done = 0
+    for _ in range(limit):
+        cascade = step.first("SELECT parent_id, after_seq FROM cascades LIMIT 1")
+        if cascade is None:
+            break
+        parent_id, after_seq = cascade
+        over = step.parent_state(parent_id) not in (None, State.DEAD, State.CANCELLED)
+        asked, seqs = limit - done, list[int]()
+        if not over:  # an operator gave it another try meanwhile
+            found = step.cursor.execute(_CHILDREN, (parent_id, after_seq, asked))
+            seqs = [seq for (seq,) in found.fetchall()]
+        for row in load_seqs(step.cursor, seqs):
+            if parent_id not in row.status.waiting_on:
+                continue
+            status = lifecycle.parent_failed(row.job, row.status, parent_id, now_ms=step.now_ms)
+            if status is not row.status:
+                step.put(row, status)
+                done += 1
+        if len(seqs) == asked:
+            step.cursor.execute(
+                "UPDATE cascades SET after_seq = ? WHERE parent_id = ?", (seqs[-1], parent_id)
+            )
+        else:
+            step.cursor.execute("DELETE FROM cascades WHERE parent_id = ?", (parent_id,))
+        if done >= limit:
+            break
+    return done
+
+
+# ------------------------------------------------------------------------------ pruning
+
+
+def _prune(step: Step, limit: int) -> int:
+    found = step.cursor.execute(_PRUNABLE, (step.now_ms, limit)).fetchall()
+    needed = step.needed([job_id for _, job_id, *_ in found])
+    if needed:
+        kept = [seq for seq, job_id, *_ in found if job_id in needed]
+        step.cursor.execute(
+            "UPDATE jobs SET prune_at_ms = ?2 WHERE seq IN (SELECT value FROM carray(?1))",
+            (numbers(kept), step.now_ms + _AGAIN_MS),
+        )
+    pruned = remove_rows(step, [row for row in found if row[1] not in needed])
+    return pruned + _prune_surplus(step, limit - pruned)
+
+
+def _prune_surplus(step: Step, limit: int) -> int:
+    """Keep at most `COMPLETED_KEPT` completed records a queue, dropping the oldest."""
+    step.finish()
+    crowded = step.cursor.execute(
+        "SELECT queue, n - ?1 FROM counters WHERE state = ?2 AND n > ?1",
+        (lifecycle.COMPLETED_KEPT, _COMPLETED),
+    ).fetchall()
+    pruned = 0
+    for queue, surplus in crowded:
+        wanted = min(surplus, limit - pruned)
+        found = step.cursor.execute(_SURPLUS, (queue, wanted)).fetchall()
+        needed = step.needed([job_id for _, job_id, *_ in found])
+        pruned += remove_rows(step, [row for row in found if row[1] not in needed])
+    return pruned
+
+
+def remove_rows(step: Step, rows: Sequence[tuple[int, str, str, int, int]]) -> int:
+    """Delete final records (seq, id, queue, state, flags) and what hangs on them; how many."""
+    if not rows:
+        return 0
+    flags = 0
+    for _, _, queue, state, row_flags in rows:
+        step.counts[queue, state] -= 1
+        flags |= row_flags
+    seqs = [row[0] for row in rows]
+    step.cursor.execute(
+        "DELETE FROM jobs WHERE seq IN (SELECT value FROM carray(?))", (numbers(seqs),)
+    )
+    step.forget(seqs, flags)
+    return len(rows)
+
+
+def _forget(step: Step, limit: int) -> None:
+    """Drop what is kept for a while only: calls, signals, workers, waiters, key windows."""
+    now_ms = step.now_ms
+    for table, column, until_ms in (
+        ("calls", "until_ms", now_ms),
+        ("waiters", "until_ms", now_ms),
+        ("signals", "at_ms", now_ms - SIGNALS_KEPT_MS),
+        ("workers", "seen_at_ms", now_ms - WORKER_GONE_MS),
+    ):
+        key = "id" if table in ("calls", "workers") else "rowid"
+        step.cursor.execute(
+            f"DELETE FROM {table} WHERE {key} IN"  # noqa: S608 - names from the list above
+            f" (SELECT {key} FROM {table} WHERE {column} <= ? LIMIT ?)",
+            (until_ms, limit),
+        )
+    step.cursor.execute(_KEYS_OVER, (now_ms, limit))
+    step.cursor.execute(
+        "UPDATE meta SET clock_ms = ?1 WHERE clock_ms < ?1 - ?2", (now_ms, _CLOCK_STEP_MS)
+    )
+
+
+def _next_ms(step: Step) -> int | None:
+    """Milliseconds until the next due time or lease end that is known now."""
+    waits: list[int] = []
+    for queue in _queues_with(step, (State.SCHEDULED, State.RETRYABLE)):
+        due = step.first(
+            "SELECT min(due_ms) FROM jobs WHERE queue = ? AND state IN (1, 4)", (queue,)
+        )
+        if due and due[0] is not None:
+            waits.append(due[0] - step.now_ms)
+    lease = step.first("SELECT min(lease_until_ms) FROM jobs WHERE state = 3")
+    if lease and lease[0] is not None:
+        waits.append(lease[0] - step.mono_ms)
+    return max(0, min(waits)) if waits else None

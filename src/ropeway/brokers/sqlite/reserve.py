@@ -1,0 +1,204 @@
+"""Handing out jobs: due ones first made available, overdue ones buried, then leases."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import apsw
+import msgspec
+
+from ropeway import lifecycle
+from ropeway.broker import Queues
+from ropeway.brokers.sqlite.rows import CODE, Flag, decode_jobs, load_seqs, numbers
+from ropeway.brokers.sqlite.step import Step
+from ropeway.job import Lease, State
+from ropeway.weighted import Shares
+
+_ARRAY_32 = b"\xdd"  # msgpack: an array with its length in the next 4 bytes
+_AVAILABLE, _RUNNING = CODE[State.AVAILABLE], CODE[State.RUNNING]
+
+# The next jobs of a queue as ONE row: how many, their words as concatenated msgpack, the columns
+# that decide about each. One row a job would ask for the interpreter's lock once a job.
+_NEXT = """
+SELECT count(*), CAST(group_concat(job, '') AS BLOB),
+  json_group_array(json_array(seq, attempt, flags, coalesce(overdue_at_ms, 0), extra IS NOT NULL))
+FROM (
+  SELECT seq, attempt, flags, overdue_at_ms, extra, job FROM jobs
+  WHERE queue = ? AND blocked = 0 AND state = 2
+  ORDER BY priority DESC, rank, due_ms, seq LIMIT ?
+)
+"""
+# ?1 seqs, ?2 token, ?3 end of the lease, ?4 worker, ?5 now: as `lifecycle.start` has it.
+_START = """
+UPDATE jobs SET state = 3, attempt = attempt + 1, token = ?2, lease_until_ms = ?3, worker = ?4,
+  started_at_ms = ?5
+WHERE seq IN (SELECT value FROM carray(?1))
+"""
+_DUE = """
+SELECT seq, state, flags FROM jobs WHERE queue = ? AND state IN (1, 4) AND due_ms <= ?
+ORDER BY due_ms LIMIT ?
+"""
+_PROMOTE = "UPDATE jobs SET state = 2 WHERE seq IN (SELECT value FROM carray(?))"
+_TOKEN = "UPDATE meta SET token = token + 1 RETURNING token"
+
+_Next = msgspec.json.Decoder(list[tuple[int, int, int, int, int]])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The arguments of one call of `reserve`; `shares` deals among weighted queues."""
+
+    queues: Queues
+    worker: str
+    limit: int
+    lease_ms: int
+    shares: Shares | None = None
+
+
+class _Hand:
+    """What one call hands out."""
+
+    def __init__(self, step: Step, request: Request) -> None:
+        self.step = step
+        self.request = request
+        self.until_ms = step.mono_ms + request.lease_ms
+        self.token = 0
+        self.leases: list[Lease] = []
+
+    @property
+    def left(self) -> int:
+        """How many more leases fit; none beside a suspect."""
+        if self.leases and self.leases[0].suspect:
+            return 0
+        return self.request.limit - len(self.leases)
+
+    def draw_token(self) -> int:
+        """This call's token, drawn when the first lease needs it."""
+        if not self.token:
+            ((self.token,),) = self.step.cursor.execute(_TOKEN).fetchall()
+        return self.token
+
+
+def reserve(step: Step, request: Request) -> list[Lease]:
+    """Up to `limit` leases, queue by queue or by shares."""
+    hand = _Hand(step, request)
+    paused = paused_queues(step)
+    open_queues = [queue for queue in request.queues if queue not in paused]
+    if request.shares is None or not isinstance(request.queues, Mapping):
+        for queue in open_queues:
+            if hand.left > 0:
+                _take(hand, queue, hand.left)
+        return hand.leases
+    exhausted = paused & set(request.queues)
+    while hand.left > 0 and len(exhausted) < len(request.queues):
+        dealt = request.shares.deal(hand.left, exhausted=frozenset(exhausted))
+        for queue, places in dealt.items():
+            if 0 < places <= hand.left and _take(hand, queue, places) < places:
+                exhausted.add(queue)
+    return hand.leases
+
+
+def paused_queues(step: Step) -> set[str]:
+    """The names of the paused queues."""
+    return {name for (name,) in step.cursor.execute("SELECT queue FROM paused").fetchall()}
+
+
+def promote(step: Step, queue: str, limit: int) -> int:
+    """Make the due jobs of a queue available, at most `limit`; how many."""
+    due = step.cursor.execute(_DUE, (queue, step.now_ms, limit)).fetchall()
+    plain = [(seq, state) for seq, state, flags in due if not flags & Flag.UNIQUE_PARTLY]
+    if plain:
+        step.cursor.execute(_PROMOTE, (numbers(seq for seq, _ in plain),))
+        for _, state in plain:
+            step.counts[queue, state] -= 1
+        step.counts[queue, _AVAILABLE] += len(plain)
+        step.woke = True
+    others = [seq for seq, _, flags in due if flags & Flag.UNIQUE_PARTLY]
+    for row in load_seqs(step.cursor, others):
+        step.put(row, lifecycle.promote(row.status))
+    return len(due)
+
+
+def _take(hand: _Hand, queue: str, places: int) -> int:
+    """Hand out up to `places` jobs of one queue; how many."""
+    before = len(hand.leases)
+    promote(hand.step, queue, 2 * hand.request.limit)
+    buries = 2 * hand.request.limit
+    while buries > 0:
+        wanted = places - (len(hand.leases) - before)
+        buried, more = _take_next(hand, queue, wanted)
+        buries -= buried
+        if not more:
+            break
+    return len(hand.leases) - before
+
+
+def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
+    """Hand out the first jobs; how many overdue ones were buried, and whether to go on."""
+    step = hand.step
+    if wanted <= 0:
+        return 0, False
+    try:
+        ((count, blob, columns),) = step.cursor.execute(_NEXT, (queue, wanted)).fetchall()
+    except apsw.TooBigError:  # together they exceed what SQLite takes as one value
+        return _take_next(hand, queue, wanted // 2)
+    if not count:
+        return 0, False
+    jobs = decode_jobs(_ARRAY_32 + count.to_bytes(4, "big") + blob)
+    token = hand.draw_token()
+    plain: list[int] = []
+    slow: dict[int, int] = {}  # seq → place among the leases
+    overdue: list[int] = []
+    stopped = False
+    for job, (seq, attempt, flags, overdue_ms, has_extra) in zip(
+        jobs, _Next.decode(columns), strict=True
+    ):
+        if overdue_ms and overdue_ms <= step.now_ms:
+            overdue.append(seq)
+            continue
+        suspect = bool(flags & Flag.SUSPECT)
+        if suspect and hand.leases:
+            stopped = True
+            break
+        if has_extra or flags & Flag.UNIQUE_PARTLY:
+            slow[seq] = len(hand.leases)
+        else:
+            plain.append(seq)
+        hand.leases.append(
+            Lease(job=job, attempt=attempt + 1, token=token, expires_at_ms=hand.until_ms)
+        )
+        if suspect:
+            stopped = True
+            break
+    if plain:
+        worker = hand.request.worker
+        step.cursor.execute(
+            _START, (numbers(plain), token, hand.until_ms, worker, step.now_ms)
+        )
+        step.counts[queue, _AVAILABLE] -= len(plain)
+        step.counts[queue, _RUNNING] += len(plain)
+    _start_slowly(hand, slow)
+    bury_overdue(step, overdue)
+    if hand.leases and hand.leases[0].suspect:
+        stopped = True
+    return len(overdue), bool(overdue) and not stopped
+
+
+def _start_slowly(hand: _Hand, places: dict[int, int]) -> None:
+    """Jobs with a history: the lifecycle's own function, and a lease that tells of it."""
+    for row in load_seqs(hand.step.cursor, list(places)):
+        status = lifecycle.start(
+            row.status,
+            worker=hand.request.worker,
+            token=hand.token,
+            lease_until_ms=hand.until_ms,
+            now_ms=hand.step.now_ms,
+        )
+        hand.step.put(row, status)
+        hand.leases[places[status.seq]] = lifecycle.lease(row.job, status)
+
+
+def bury_overdue(step: Step, seqs: list[int]) -> None:
+    """End waiting jobs that were not started in time."""
+    for row in load_seqs(step.cursor, seqs):
+        reason = lifecycle.overdue(row.job, now_ms=step.now_ms) or "expired"
+        step.put(row, lifecycle.bury_overdue(row.status, reason=reason, now_ms=step.now_ms))

@@ -1,0 +1,245 @@
+"""The database file: its tables, its version, and how a connection to it is opened."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import apsw
+
+from ropeway.brokers.sqlite.faults import named
+from ropeway.errors import ConfigError, SchemaMismatch, StorageCorrupt, StorageReadOnly
+
+APPLICATION_ID = 0x524F5057  # "ROPW"
+BUSY_MS = 60_000
+LEASE_MAX_MS = 24 * 3600 * 1000
+JOURNAL_MAX_BYTES = 48 * 1024 * 1024
+_CHECKPOINT_PAGES = 4_000
+_CACHE_KIB = 64 * 1024
+
+# Codes of `jobs.state`, in the order of `State`: 0 pending, 1 scheduled, 2 available, 3 running,
+# 4 retryable, 5 completed, 6 dead, 7 cancelled. Columns that most jobs leave empty cost one byte.
+# A job's hot path is served by four small changes of an index: ready in and out, lease in and out.
+_VERSION_1 = """
+CREATE TABLE jobs (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  id TEXT NOT NULL,
+  queue TEXT NOT NULL,
+  task TEXT NOT NULL,
+  state INTEGER NOT NULL,
+  priority INTEGER NOT NULL,
+  rank REAL NOT NULL DEFAULT 0,
+  due_ms INTEGER NOT NULL,
+  created_at_ms INTEGER NOT NULL,
+  blocked INTEGER NOT NULL DEFAULT 0,        -- not the head of its ordering key
+  flags INTEGER NOT NULL DEFAULT 0,          -- rows.Flag
+  attempt INTEGER NOT NULL DEFAULT 0,
+  token INTEGER NOT NULL DEFAULT 0,
+  lease_until_ms INTEGER NOT NULL DEFAULT 0, -- monotonic clock of this boot
+  settled_token INTEGER NOT NULL DEFAULT 0,
+  worker TEXT,
+  started_at_ms INTEGER,
+  finished_at_ms INTEGER,
+  unique_key TEXT,                           -- NULL when not held
+  unique_until_ms INTEGER,                   -- set when only the window holds it
+  ordering_key TEXT,
+  overdue_at_ms INTEGER,                     -- not to be started from here on
+  prune_at_ms INTEGER,
+  result_codec TEXT,                         -- NULL: json
+  format INTEGER NOT NULL DEFAULT 1,         -- of `job` and `extra`
+  result BLOB,
+  extra BLOB,                                -- msgpack of rows.Extra; NULL when all default
+  job BLOB NOT NULL                          -- msgpack of Job
+) STRICT;
+CREATE UNIQUE INDEX jobs_id ON jobs (id, queue);
+CREATE INDEX jobs_ready ON jobs (queue, blocked, priority DESC, rank, due_ms) WHERE state = 2;
+CREATE INDEX jobs_due ON jobs (queue, due_ms) WHERE state IN (1, 4);
+CREATE INDEX jobs_lease ON jobs (lease_until_ms) WHERE state = 3;
+CREATE INDEX jobs_overdue ON jobs (overdue_at_ms)
+  WHERE overdue_at_ms IS NOT NULL AND state IN (0, 1, 2, 4);
+CREATE INDEX jobs_shown ON jobs (queue, state) WHERE state NOT IN (2, 3);
+CREATE INDEX jobs_prune ON jobs (prune_at_ms) WHERE prune_at_ms IS NOT NULL;
+CREATE UNIQUE INDEX jobs_key ON jobs (queue, unique_key) WHERE unique_key IS NOT NULL;
+CREATE INDEX jobs_key_until ON jobs (unique_until_ms) WHERE unique_until_ms IS NOT NULL;
+CREATE INDEX jobs_line ON jobs (queue, ordering_key)
+  WHERE ordering_key IS NOT NULL AND state < 5;
+CREATE INDEX jobs_head ON jobs (queue, ordering_key)
+  WHERE ordering_key IS NOT NULL AND state < 5 AND blocked = 0;
+
+CREATE TABLE meta (token INTEGER NOT NULL, clock_ms INTEGER NOT NULL, boot TEXT NOT NULL) STRICT;
+INSERT INTO meta VALUES (0, 0, '');
+CREATE TABLE counters (
+  queue TEXT NOT NULL, state INTEGER NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (queue, state)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE paused (queue TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+
+-- Which job waits for which: kept as long as the child's record.
+CREATE TABLE edges (
+  parent_id TEXT NOT NULL, child_seq INTEGER NOT NULL, PRIMARY KEY (parent_id, child_seq)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX edges_child ON edges (child_seq);
+-- Failed parents whose children with a seq over `after_seq` are still to be told.
+CREATE TABLE cascades (parent_id TEXT PRIMARY KEY, after_seq INTEGER NOT NULL)
+  STRICT, WITHOUT ROWID;
+
+CREATE TABLE calls (id TEXT PRIMARY KEY, until_ms INTEGER NOT NULL, answers BLOB NOT NULL)
+  STRICT, WITHOUT ROWID;
+CREATE INDEX calls_until ON calls (until_ms);
+CREATE TABLE waiters (seq INTEGER NOT NULL, until_ms INTEGER NOT NULL) STRICT;
+CREATE INDEX waiters_seq ON waiters (seq);
+CREATE TABLE events (
+  job_seq INTEGER NOT NULL, n INTEGER NOT NULL, at_ms INTEGER NOT NULL, kind TEXT NOT NULL,
+  total INTEGER NOT NULL, -- bytes of this and all earlier entries of the job
+  data TEXT NOT NULL, PRIMARY KEY (job_seq, n)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE signals (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, at_ms INTEGER NOT NULL, data BLOB NOT NULL
+) STRICT;
+CREATE TABLE workers (id TEXT PRIMARY KEY, seen_at_ms INTEGER NOT NULL, data BLOB NOT NULL)
+  STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1,)
+"""The script at position N brings version N to N + 1. Published ones never change."""
+
+
+def create_file(path: Path) -> None:
+    """Make sure that the database file exists and only its owner can read it.
+
+    Raises:
+        ConfigError: the parent directory is missing.
+        StorageReadOnly: the file or its directory cannot be written.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a directory; give the path of a database file in it")
+    if not path.parent.is_dir():
+        raise ConfigError(
+            f"the directory {path.parent} of {path.name} does not exist; create it, or give "
+            "another path"
+        )
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise StorageReadOnly(
+            f"{path} cannot be written: {error.strerror}; check its owner and mode"
+        ) from error
+    if not os.access(path.parent, os.W_OK):
+        raise StorageReadOnly(
+            f"the directory {path.parent} cannot be written, which SQLite's journal needs; "
+            "check its owner and mode"
+        )
+
+
+def connect(path: Path, *, synchronous: str, readonly: bool = False) -> apsw.Connection:
+    """Open a connection with the settings that every part of the broker relies on."""
+    flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
+    with named(path):
+        connection = apsw.Connection(str(path), flags=flags, statementcachesize=200)
+        try:
+            connection.set_busy_timeout(BUSY_MS)
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            if not readonly:
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                connection.execute("PRAGMA journal_mode = WAL").fetchall()
+                connection.execute(f"PRAGMA synchronous = {synchronous}")
+                connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}").fetchall()
+                connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_MAX_BYTES}").fetchall()
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def migrate(
+    connection: apsw.Connection, path: Path, migrations: Sequence[str] = MIGRATIONS
+) -> None:
+    """Bring the schema to this release's version, in one transaction; a no-op when it is there.
+
+    Raises:
+        SchemaMismatch: the file was written by a newer release.
+        StorageCorrupt: the file is a database of another program.
+    """
+    newest = len(migrations)
+    with named(path):
+        if _version(connection, path, newest) == newest:
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for script in migrations[_version(connection, path, newest) :]:
+                connection.execute(script)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {newest}")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+
+def begin(connection: apsw.Connection, mono_ms: int) -> int:
+    """Take note of the host's boot; the time below which the schedules' clock may not fall.
+
+    Leases are measured on the host's monotonic clock, which starts anew with each boot: those of
+    an earlier boot have ended.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        ((boot,),) = connection.execute("SELECT boot FROM meta").fetchall()
+        now = _boot()
+        connection.execute(
+            "UPDATE jobs SET lease_until_ms = 0 WHERE state = 3 AND (?1 OR lease_until_ms > ?2)",
+            (boot != now, mono_ms + LEASE_MAX_MS),
+        )
+        if boot != now:
+            connection.execute("UPDATE meta SET boot = ?", (now,))
+        ((floor_ms,),) = connection.execute(
+            "SELECT max(clock_ms, coalesce((SELECT created_at_ms FROM jobs"
+            " ORDER BY seq DESC LIMIT 1), 0)) FROM meta"
+        ).fetchall()
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+    return floor_ms
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:  # no Linux: a lease that no boot can have given is ended all the same
+        return "unknown"
+
+
+def versions(path: Path) -> tuple[int, int]:
+    """The version of the file's schema (0 when there is none yet) and the newest known here.
+
+    Raises:
+        SchemaMismatch, StorageCorrupt: as `migrate`.
+    """
+    newest = len(MIGRATIONS)
+    if not path.exists():
+        return 0, newest
+    connection = connect(path, synchronous="FULL", readonly=True)
+    try:
+        with named(path):
+            return _version(connection, path, newest), newest
+    finally:
+        connection.close()
+
+
+def _version(connection: apsw.Connection, path: Path, newest: int) -> int:
+    application_id = connection.pragma("application_id")
+    version = int(connection.pragma("user_version"))
+    if application_id == 0 and version == 0:
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0][0]
+        if not tables:
+            return 0
+    if application_id != APPLICATION_ID:
+        raise StorageCorrupt(
+            f"{path} is a database of another program (application id {application_id:#x}); "
+            "give the path of a Ropeway database or of a new file"
+        )
+    if version > newest:
+        raise SchemaMismatch(
+            f"{path} has schema version {version}; this release knows versions up to {newest}. "
+            "Upgrade Ropeway here, or use another file"
+        )
+    return version
