@@ -1,0 +1,47 @@
+"""Print README's capability table, made from the brokers' own `Capabilities` values."""
+
+from ropeway.broker import Capabilities
+from ropeway.brokers.memory import MemoryBroker
+from ropeway.brokers.sqlite import SQLiteBroker
+
+COLUMNS = (
+    ("survives the process", lambda c: _yes(able=c.durable)),
+    ("many processes", lambda c: _yes(able=c.shared)),
+    ("“acknowledged” means", lambda c: c.durability),
+    ("order", lambda c: f"{c.ordering}, {c.priority_levels} levels"),
+    ("longest delay", lambda c: "any" if c.delay_max_ms >= 2**53 else f"{c.delay_max_ms} ms"),
+    ("unique, ordering keys", lambda c: _yes(able=c.unique and c.ordering_keys)),
+    ("parents and follow-ups", lambda c: _yes(able=c.workflow_edges)),
+    ("attempts counted exactly", lambda c: _yes(able=c.attempt_exact)),
+    ("payload up to", lambda c: f"{c.payload_max_bytes // 2**20} MiB"),
+    ("jobs a call", lambda c: f"{c.batch_max:,}"),
+    ("rate limits, fair queues, groups, schedules", lambda c: _flow(c)),
+)
+
+
+def _yes(*, able: bool) -> str:
+    return "yes" if able else "no"
+
+
+def _flow(c: Capabilities) -> str:
+    able = (c.limits, c.fair, c.groups, c.schedules)
+    if any(able):
+        return "yes" if all(able) else "some"
+    return "refused: not in this release"
+
+
+def table() -> str:
+    """One column a broker, one row a capability."""
+    brokers = [
+        MemoryBroker().capabilities,
+        SQLiteBroker("any.db", durability="full").capabilities,
+        SQLiteBroker("any.db", durability="fast").capabilities,
+    ]
+    names = ["memory", "SQLite, `full` (default)", "SQLite, `fast`"]
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(brokers) + 1) + "|"]
+    lines += [f"| {title} | " + " | ".join(map(show, brokers)) + " |" for title, show in COLUMNS]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
