@@ -228,9 +228,8 @@ class Ropeway(Tasks[S]):
         Raises:
             As `Task.enqueue`.
         """
-        store = self._connection.store
         job = self._job_by_name(task, arguments or {}, cast("Mapping[str, Any]", options))
-        answers = await submit(store, (job,))
+        answers = await submit(self._connection, (job,))
         declared = self._all.get(task)
         return handle_of(declared and declared.site, self._connection, answers[0])
 

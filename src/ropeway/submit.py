@@ -10,15 +10,16 @@ import random
 import time
 from collections.abc import Sequence
 
-from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Enqueued, JobStore
+from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Enqueued
 from ropeway.errors import BrokerError, Disconnected, Duplicate, EnqueueUnknown
+from ropeway.handle import Link
 from ropeway.job import Job, new_id
 
 _FIRST_WAIT_S = 0.05
 _WAIT_MAX_S = 2.0
 
 
-async def submit(store: JobStore, jobs: Sequence[Job]) -> list[Enqueued]:
+async def submit(link: Link, jobs: Sequence[Job]) -> list[Enqueued]:
     """Enqueue jobs; one round trip for up to `batch_max` of them, each of which is one atomic step.
 
     Every job is checked before the first is written.
@@ -31,30 +32,32 @@ async def submit(store: JobStore, jobs: Sequence[Job]) -> list[Enqueued]:
             the same ids again is safe.
         Duplicate: a unique key is held and its policy says "reject"; the other jobs of the call
             are stored.
+        ConfigError: the app is not open, or was closed while the broker was away.
         Unsupported, ConfigError, PayloadTooLarge, IdConflict, StorageFull: nothing was written
             of this batch.
     """
+    store = link.store
     size = store.capabilities.batch_max
     if len(jobs) <= size:
-        answers = await _resending(store, jobs)
+        answers = await _resending(link, jobs)
     else:
         for job in jobs:
             store.capabilities.refuse(job)
         answers: list[Enqueued] = []
         for start in range(0, len(jobs), size):
-            answers += await _resending(store, jobs[start : start + size])
+            answers += await _resending(link, jobs[start : start + size])
     _raise_refusals(jobs, answers)
     return answers
 
 
-async def _resending(store: JobStore, jobs: Sequence[Job]) -> list[Enqueued]:
+async def _resending(link: Link, jobs: Sequence[Job]) -> list[Enqueued]:
     """One call of `enqueue`, sent again under the same id while its answers are remembered."""
     call_id = new_id()
     give_up_at = time.monotonic() + CALLS_KEPT_MS / 1000
     wait_s = _FIRST_WAIT_S
     while True:
         try:
-            return await store.enqueue(jobs, call_id=call_id)
+            return await link.store.enqueue(jobs, call_id=call_id)
         except Disconnected as error:
             left_s = give_up_at - time.monotonic() - wait_s
             if left_s <= 0:

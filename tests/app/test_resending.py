@@ -1,10 +1,11 @@
 """Enqueueing over a broken connection: resent while that is safe, then said to be unknown."""
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
 
-from ropeway import EnqueueUnknown, Ropeway, submit
+from ropeway import ConfigError, EnqueueUnknown, Ropeway, submit
 from ropeway.broker import Enqueued
 from ropeway.brokers.memory import MemoryBroker
 from ropeway.errors import Disconnected, StorageFull
@@ -71,3 +72,13 @@ async def test_an_error_that_says_nothing_was_written_is_not_retried():
         with pytest.raises(StorageFull):
             await app.send("task")
     assert len(broker.call_ids) == 1
+
+
+async def test_closing_the_app_ends_the_resending():
+    app = Ropeway(Flaky(losses=10**9, stores=False))
+    async with app:
+        sending = asyncio.ensure_future(app.send("task"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+    with pytest.raises(ConfigError, match="not open"):
+        await sending
