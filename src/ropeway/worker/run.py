@@ -131,6 +131,11 @@ class Run:
         """Whether the handler has said something that the broker does not have yet."""
         return self.pending_progress is not None or bool(self.lines)
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the run was told to end (a soft limit only asks)."""
+        return self.reason is not None and not isinstance(self.reason, SoftTimeout)
+
     def is_named(self, ref: JobRef) -> bool:
         """Whether `ref` means this job."""
         job = self.lease.job
@@ -141,7 +146,7 @@ class Run:
 
         On the loop, the handler is cancelled; elsewhere it depends on where it runs.
         """
-        if isinstance(self.reason, SoftTimeout) or self.reason is None:
+        if not self.is_stopping:
             self.reason = reason
         if isinstance(reason, SoftTimeout):
             return

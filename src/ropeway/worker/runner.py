@@ -31,7 +31,6 @@ from ropeway.worker.run import (
     LeaseLost,
     Run,
     ShuttingDown,
-    SoftTimeout,
     Stop,
 )
 from ropeway.worker.settler import Settler
@@ -331,7 +330,7 @@ class Runner:
         self, run: Run, definition: Definition, error: BaseException
     ) -> Outcome | None:
         lease, reason = run.lease, run.reason
-        if reason is not None and not isinstance(reason, SoftTimeout):
+        if reason is not None and run.is_stopping:
             stopped = error is reason or isinstance(error, asyncio.CancelledError | Stop | Crashed)
             if stopped or isinstance(reason, LeaseLost):
                 _log.info("stopped: %s", reason, extra=run.label)

@@ -161,6 +161,9 @@ class Worker:
                 await asyncio.wait({fetching, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if not self._stopping.is_set():
                     self._ended = Ended.BURST
+            except asyncio.CancelledError:
+                self.stop_now()
+                raise
             finally:
                 fetching.cancel()
                 await self._drain(roles)
@@ -221,16 +224,24 @@ class Worker:
         return self._state != "stopping", self._state
 
     async def _guard(self, roles: "_Roles") -> None:
-        """Self-fencing: stop a handler before its lease can end, by this host's clock."""
-        margin_ms = self._options.lease_ms // 10
+        """Self-fencing: stop a handler before its lease can end, by this host's clock.
+
+        Jobs that have waited here for a whole beat go back, since others may be free for them.
+        """
         while True:
-            await asyncio.sleep(margin_ms / 2000)
-            now_ms = self._clock.mono_ms()
-            for run in [run for run in self._held if run.fence_at_ms - margin_ms <= now_ms]:
-                if not run.started or run.reason is None:
-                    roles.runner.lost(run, LeaseUnsure("the lease could not be prolonged in time"))
-            if self._options.max_jobs and roles.runner.ended >= self._options.max_jobs:
-                self._recycle(f"{roles.runner.ended} jobs")
+            await asyncio.sleep(self._options.lease_ms / 20_000)
+            self._look_after(roles)
+
+    def _look_after(self, roles: "_Roles") -> None:
+        runner, options = roles.runner, self._options
+        now_ms = self._clock.mono_ms()
+        soon_ms, stale_ms = now_ms + options.lease_ms // 10, now_ms - options.beat_ms
+        for run in [run for run in self._held if run.fence_at_ms <= soon_ms]:
+            if not run.is_stopping:
+                runner.lost(run, LeaseUnsure("the lease could not be prolonged in time"))
+        runner.release_waiting(lambda run: run.reserved_at_ms < stale_ms)
+        if options.max_jobs and runner.ended >= options.max_jobs:
+            self._recycle(f"{runner.ended} jobs")
 
     async def _heartbeat(self) -> None:
         await heartbeat(
