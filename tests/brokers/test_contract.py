@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from brokers import BROKERS
 
+from brokers import BROKERS
 from ropeway.broker import JobStore
 from ropeway.testing.contract import JobStoreContract
 from ropeway.testing.manual_clock import ManualClock

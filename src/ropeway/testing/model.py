@@ -25,7 +25,7 @@ from ropeway.action import (
 from ropeway.broker import Beat, JobStore
 from ropeway.brokers.memory import MemoryBroker
 from ropeway.errors import RopewayError
-from ropeway.job import Failure, Job, JobRecord, JobRef, Lease, Progress, State, UniqueKey
+from ropeway.job import Failure, Job, JobRecord, JobRef, Lease, Progress, UniqueKey
 from ropeway.outcome import Ack, Bury, Cancel, Outcome, Release, Retry, Snooze
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.steps import all_records, settle_time
@@ -199,9 +199,7 @@ class BrokerMachine(RuleBasedStateMachine):
         return multiple(*then)
 
     @rule(held=leases, kind=st.sampled_from([Retry, Snooze]), delay_ms=delays)
-    def settle_with_a_delay(
-        self, held: Held, kind: type[Retry | Snooze], delay_ms: int
-    ) -> None:
+    def settle_with_a_delay(self, held: Held, kind: type[Retry | Snooze], delay_ms: int) -> None:
         """Not done yet."""
         self.settle(held, lambda lease: kind(lease=lease, delay_ms=delay_ms))
 

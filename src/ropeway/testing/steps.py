@@ -20,7 +20,8 @@ STALE_TOKEN = 2**40  # a token that no broker has given out
 
 def make_job(**fields: Any) -> Job:
     """A job with a new id and the given fields."""
-    return Job(**{"id": new_id(), "task": "test.task", **fields})
+    given: dict[str, Any] = {"id": new_id(), "task": "test.task", **fields}
+    return Job(**given)
 
 
 async def put(broker: JobStore, *jobs: Job) -> list[EnqueueAnswer]:

@@ -111,7 +111,9 @@ class ExtendContract:
         await enqueue(broker)
         await enqueue(broker)
         a, b = await take(broker)
-        answers = await extend(broker, Beat(lease=a), Beat(lease=with_token(b, STALE_TOKEN)), Beat(lease=b))
+        answers = await extend(
+            broker, Beat(lease=a), Beat(lease=with_token(b, STALE_TOKEN)), Beat(lease=b)
+        )
         assert [x.answer for x in answers] == [
             ExtendAnswer.OK,
             ExtendAnswer.LOST,

@@ -1,6 +1,7 @@
 """`maintain`: what time asks for, each part within its limit, from any number of processes."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -182,7 +183,8 @@ class OverdueContract:
     async def test_an_overdue_waiting_job_ends_dead(
         self, broker: JobStore, clock: ManualClock, field: str, reason: str, state: State
     ) -> None:
-        job, _ = await bring_to(broker, state, **{field: 500})
+        limits: dict[str, Any] = {field: 500}
+        job, _ = await bring_to(broker, state, **limits)
         clock.advance(499)
         assert (await broker.maintain()).buried == 0
         clock.advance(1)

@@ -81,9 +81,7 @@ class ReserveOrderContract:
 
     async def test_a_job_is_handed_to_one_worker_only(self, broker: JobStore) -> None:
         await put(broker, *(make_job() for _ in range(30)))
-        batches = await asyncio.gather(
-            *(take(broker, limit=7, worker=f"w{n}") for n in range(10))
-        )
+        batches = await asyncio.gather(*(take(broker, limit=7, worker=f"w{n}") for n in range(10)))
         taken = [job_id for batch in batches for job_id in ids(batch)]
         assert len(taken) == len(set(taken)) == 30
 
@@ -113,9 +111,7 @@ class ReserveOrderContract:
         leases = await broker.reserve({"a": 3, "b": 1}, worker=WORKER, limit=12, lease_ms=LEASE_MS)
         assert Counter(lease.job.queue for lease in leases) == {"a": 9, "b": 3}
 
-    async def test_shares_follow_the_weights_over_many_small_calls(
-        self, broker: JobStore
-    ) -> None:
+    async def test_shares_follow_the_weights_over_many_small_calls(self, broker: JobStore) -> None:
         await put(broker, *(make_job(queue=q) for q in ("a", "b") for _ in range(20)))
         served: Counter[str] = Counter()
         for _ in range(16):

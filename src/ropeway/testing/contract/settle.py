@@ -4,6 +4,7 @@ import pytest
 
 from ropeway.action import CancelJob
 from ropeway.broker import Beat, EnqueueAnswer, JobStore
+from ropeway.errors import ConfigError
 from ropeway.job import Failure, Lease, Progress, State, UniqueKey
 from ropeway.lifecycle import ERRORS_KEPT
 from ropeway.outcome import Ack, Bury, Cancel, Outcome, Release, Retry, Settled, Snooze
@@ -279,6 +280,15 @@ class SettleStepContract:
         ack = Ack(lease=await take_one(broker), then=(make_job(queue="next"),))
         assert await settle(broker, ack) is Settled.OK
         assert await settle(broker, ack) is Settled.ALREADY
+        assert len(await all_records(broker)) == 2
+
+    async def test_a_bad_then_job_refuses_the_whole_call(self, broker: JobStore) -> None:
+        jobs = [await enqueue(broker) for _ in range(2)]
+        first, second = await take(broker)
+        bad = Ack(lease=second, then=(make_job(), make_job(priority=99)))
+        with pytest.raises(ConfigError):
+            await broker.settle([Ack(lease=first), bad])
+        assert [await state_of(broker, job) for job in jobs] == [State.RUNNING] * 2
         assert len(await all_records(broker)) == 2
 
     async def test_a_then_job_that_exists_is_left_alone(self, broker: JobStore) -> None:

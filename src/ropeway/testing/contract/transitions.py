@@ -1,6 +1,7 @@
 """Every event in every state: it happens exactly as `lifecycle.py` says, or nothing changes."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -46,7 +47,7 @@ class Happening(NamedTuple):
     event: Event
     drive: Callable[[Case], Awaitable[object]]
     foretell: Callable[[Case, JobRecord], JobRecord]
-    fields: dict[str, Any] = {}  # of the job that it happens to
+    fields: Mapping[str, Any] = MappingProxyType({})  # of the job that it happens to
 
 
 def settling(event: Event, make: Callable[[Lease], Outcome]) -> Happening:
@@ -58,7 +59,10 @@ def settling(event: Event, make: Callable[[Lease], Outcome]) -> Happening:
             before.job, lifecycle.settle(before.status, make(case.lease), now_ms=now_ms)
         )
 
-    return Happening(event, lambda case: settle(case.broker, make(case.lease)), foretell)
+    async def drive(case: Case) -> None:
+        await settle(case.broker, make(case.lease))
+
+    return Happening(event, drive, foretell)
 
 
 def acting(event: Event, make: Callable[[Case], Action]) -> Happening:
@@ -70,7 +74,10 @@ def acting(event: Event, make: Callable[[Case], Action]) -> Happening:
         assert changed is not None
         return JobRecord(*changed)
 
-    return Happening(event, lambda case: act(case.broker, make(case)), foretell)
+    async def drive(case: Case) -> None:
+        await act(case.broker, make(case))
+
+    return Happening(event, drive, foretell)
 
 
 def changing(change: Callable[[Case, JobRecord], Status]) -> Callable[[Case, JobRecord], JobRecord]:
@@ -101,6 +108,16 @@ async def pass_expiry(case: Case) -> None:
     """The time passes in which the job could have been started."""
     case.clock.advance(EXPIRES_MS)
     await settle_time(case.broker)
+
+
+async def reserve(case: Case) -> None:
+    """A worker asks for jobs."""
+    await take(case.broker)
+
+
+async def lose_the_worker(case: Case) -> None:
+    """The worker is known to be dead."""
+    await case.broker.abandon([WORKER])
 
 
 def edit(case: Case) -> Action:
@@ -135,7 +152,7 @@ HAPPENINGS = {
     ),
     "reserve": Happening(
         Event.RESERVE,
-        lambda case: take(case.broker),
+        reserve,
         changing(
             lambda case, before: lifecycle.start(
                 before.status,
@@ -157,7 +174,7 @@ HAPPENINGS = {
     "cancel": settling(Event.CANCEL, lambda lease: Cancel(lease=lease, reason="r")),
     "lease_expired": Happening(
         Event.LEASE_EXPIRED,
-        lambda case: case.broker.abandon([WORKER]),
+        lose_the_worker,
         changing(
             lambda case, before: lifecycle.lease_expired(
                 before.job, before.status, now_ms=case.clock.wall_ms()

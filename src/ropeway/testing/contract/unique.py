@@ -61,9 +61,7 @@ class UniqueContract:
     async def test_exactly_one_of_many_concurrent_calls_gets_the_key(
         self, broker: JobStore
     ) -> None:
-        answers = await asyncio.gather(
-            *(broker.enqueue([make_job(**keyed())]) for _ in range(30))
-        )
+        answers = await asyncio.gather(*(broker.enqueue([make_job(**keyed())]) for _ in range(30)))
         kinds = [a.answer for (a,) in answers]
         assert (kinds.count(OK), kinds.count(DUPLICATE_KEY)) == (1, 29)
         assert len({a.id for (a,) in answers}) == 1
@@ -153,9 +151,7 @@ class UniqueWindowContract:
         assert await put(broker, make_job(**keyed(window_ms=10))) == [DUPLICATE_KEY]
 
     @pytest.mark.parametrize("state", [State.DEAD, State.CANCELLED])
-    @pytest.mark.parametrize(
-        ("release_on_failure", "answer"), [(True, OK), (False, DUPLICATE_KEY)]
-    )
+    @pytest.mark.parametrize(("release_on_failure", "answer"), [(True, OK), (False, DUPLICATE_KEY)])
     async def test_a_failure_gives_up_the_window_by_policy(
         self,
         broker: JobStore,
@@ -241,9 +237,7 @@ class UniqueReentryContract:
         (answer,) = await broker.enqueue([make_job(**fields)])
         assert (answer.answer, answer.id) == (DUPLICATE_KEY, new.id)
 
-    async def test_the_end_of_a_former_holder_does_not_free_the_key(
-        self, broker: JobStore
-    ) -> None:
+    async def test_the_end_of_a_former_holder_does_not_free_the_key(self, broker: JobStore) -> None:
         fields = keyed(during=frozenset({State.AVAILABLE}))
         await enqueue(broker, **fields)
         lease = await take_one(broker)

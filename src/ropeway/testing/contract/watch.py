@@ -130,9 +130,7 @@ class WakeContract:
         assert await asyncio.wait_for(waiting, SOON_S) == []
 
     async def test_one_job_goes_to_one_of_many_waiters(self, broker: JobStore) -> None:
-        waiters = [
-            asyncio.create_task(waiting_reserve(broker, wait_ms=400)) for _ in range(4)
-        ]
+        waiters = [asyncio.create_task(waiting_reserve(broker, wait_ms=400)) for _ in range(4)]
         await asyncio.sleep(0.03)
         job = await enqueue(broker)
         batches = await asyncio.gather(*waiters)
@@ -173,9 +171,7 @@ class WaitContract:
     async def test_every_kind_of_end_wakes_a_waiter(self, broker: JobStore) -> None:
         buried, cancelled = await enqueue(broker, queue="b"), await enqueue(broker)
         lease = await take_one(broker, "b")
-        waiting = asyncio.create_task(
-            broker.wait([cancelled.ref, buried.ref], timeout_ms=10_000)
-        )
+        waiting = asyncio.create_task(broker.wait([cancelled.ref, buried.ref], timeout_ms=10_000))
         await asyncio.sleep(0.03)
         await settle(broker, Bury(lease=lease))
         await asyncio.sleep(0.03)

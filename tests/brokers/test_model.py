@@ -1,0 +1,39 @@
+"""Random histories: SQLite agrees with the memory broker after every step."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from ropeway.broker import JobStore
+from ropeway.brokers.sqlite import SQLiteBroker
+from ropeway.job import new_id
+from ropeway.testing.manual_clock import ManualClock
+from ropeway.testing.model import machine_for
+
+HISTORIES = 1_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 60
+
+folders: list[Path] = []
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path) -> Iterator[None]:
+    folders.append(tmp_path)
+    yield
+    folders.pop()
+
+
+async def open_sqlite(clock: ManualClock) -> JobStore:
+    broker = SQLiteBroker(folders[-1] / f"{new_id()}.db", durability="fast", clock=clock)
+    await broker.open()
+    return broker
+
+
+TestSQLiteAgreesWithMemory = machine_for(open_sqlite).TestCase
+TestSQLiteAgreesWithMemory.settings = settings(
+    max_examples=HISTORIES,
+    stateful_step_count=40,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
