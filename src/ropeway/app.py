@@ -228,10 +228,12 @@ class Ropeway(Tasks[S]):
         Raises:
             As `Task.enqueue`.
         """
+        link = self._connection
+        store = link.store
         job = self._job_by_name(task, arguments or {}, cast("Mapping[str, Any]", options))
-        answers = await submit(self._connection, (job,))
+        answers = await submit(store, (job,), still_open=lambda: link.store)
         declared = self._all.get(task)
-        return handle_of(declared and declared.site, self._connection, answers[0])
+        return handle_of(declared and declared.site, link, answers[0])
 
     def send_sync(
         self,

@@ -8,21 +8,27 @@ whether the jobs were stored, and `EnqueueUnknown` says so.
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Enqueued
+from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Enqueued, JobStore
 from ropeway.errors import BrokerError, Disconnected, Duplicate, EnqueueUnknown
-from ropeway.handle import Link
 from ropeway.job import Job, new_id
 
 _FIRST_WAIT_S = 0.05
 _WAIT_MAX_S = 2.0
 
 
-async def submit(link: Link, jobs: Sequence[Job]) -> list[Enqueued]:
+async def submit(
+    store: JobStore, jobs: Sequence[Job], *, still_open: Callable[[], object] | None = None
+) -> list[Enqueued]:
     """Enqueue jobs; one round trip for up to `batch_max` of them, each of which is one atomic step.
 
     Every job is checked before the first is written.
+
+    Args:
+        store: an open broker.
+        jobs: with ids of their own, which stay the same when a call is sent again.
+        still_open: asked before each resend; it raises when the caller has closed the broker.
 
     Returns:
         The answers by position.
@@ -32,32 +38,32 @@ async def submit(link: Link, jobs: Sequence[Job]) -> list[Enqueued]:
             the same ids again is safe.
         Duplicate: a unique key is held and its policy says "reject"; the other jobs of the call
             are stored.
-        ConfigError: the app is not open, or was closed while the broker was away.
         Unsupported, ConfigError, PayloadTooLarge, IdConflict, StorageFull: nothing was written
             of this batch.
     """
-    store = link.store
     size = store.capabilities.batch_max
     if len(jobs) <= size:
-        answers = await _resending(link, jobs)
+        answers = await _resending(store, jobs, still_open)
     else:
         for job in jobs:
             store.capabilities.refuse(job)
         answers: list[Enqueued] = []
         for start in range(0, len(jobs), size):
-            answers += await _resending(link, jobs[start : start + size])
+            answers += await _resending(store, jobs[start : start + size], still_open)
     _raise_refusals(jobs, answers)
     return answers
 
 
-async def _resending(link: Link, jobs: Sequence[Job]) -> list[Enqueued]:
+async def _resending(
+    store: JobStore, jobs: Sequence[Job], still_open: Callable[[], object] | None
+) -> list[Enqueued]:
     """One call of `enqueue`, sent again under the same id while its answers are remembered."""
     call_id = new_id()
     give_up_at = time.monotonic() + CALLS_KEPT_MS / 1000
     wait_s = _FIRST_WAIT_S
     while True:
         try:
-            return await link.store.enqueue(jobs, call_id=call_id)
+            return await store.enqueue(jobs, call_id=call_id)
         except Disconnected as error:
             left_s = give_up_at - time.monotonic() - wait_s
             if left_s <= 0:
@@ -69,9 +75,13 @@ async def _resending(link: Link, jobs: Sequence[Job]) -> list[Enqueued]:
         # Full jitter, so that many producers do not come back in step.
         await asyncio.sleep(random.uniform(0, wait_s))  # noqa: S311 - spreads load, hides nothing
         wait_s = min(wait_s * 2, _WAIT_MAX_S)
+        if still_open is not None:
+            still_open()
 
 
 def _raise_refusals(jobs: Sequence[Job], answers: Sequence[Enqueued]) -> None:
+    if all(answer.answer is EnqueueAnswer.OK for answer in answers):
+        return
     refused = [
         (job, answer)
         for job, answer in zip(jobs, answers, strict=True)

@@ -220,8 +220,9 @@ class Task(Generic[P, R_co]):
             BrokerError: the broker failed; nothing was stored.
         """
         link = self._site.linked()
+        store = link.store
         job = make_job(self._site, self._changes, args, kwargs)
-        answers = await submit(link, (job,))
+        answers = await submit(store, (job,), still_open=lambda: link.store)
         return handle_of(self._site, link, answers[0])
 
     def enqueue_sync(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R_co]:
@@ -273,8 +274,9 @@ async def enqueue_calls(link: Link, calls: Sequence[Call[R]]) -> list[Handle[R]]
         if call.site.linked() is not link:
             raise ConfigError(f"{call!r} belongs to another app; enqueue it there")
     _refuse_shared_ids(calls)
+    store = link.store
     jobs = [call.job() for call in calls]
-    answers = await submit(link, jobs) if jobs else []
+    answers = await submit(store, jobs, still_open=lambda: link.store) if jobs else []
     return [call.handle(answer) for call, answer in zip(calls, answers, strict=True)]
 
 
