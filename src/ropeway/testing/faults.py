@@ -1,6 +1,6 @@
 """A broker that fails when told to: the network between a worker and its store."""
 
-import asyncio
+import inspect
 from collections import Counter, deque
 from typing import Any, Literal
 
@@ -41,7 +41,7 @@ class FlakyBroker:
     def __getattr__(self, verb: str) -> Any:
         """The broker's own attribute; a verb comes wrapped."""
         found = getattr(self._broker, verb)
-        if not asyncio.iscoroutinefunction(found):
+        if not inspect.iscoroutinefunction(found):
             return found
 
         async def call(*args: Any, **kwargs: Any) -> Any:

@@ -9,13 +9,14 @@ from uuid import uuid4
 
 from ropeway.broker import Queues
 from ropeway.errors import ConfigError
+from ropeway.worker.process.exits import ID_VARIABLE
 
 LEASE_MIN_MS: Final = 100
 
 
 def new_worker_id() -> str:
     """The id that a supervisor chose for this process, else a new random one."""
-    return os.environ.get("ROPEWAY_WORKER_ID") or str(uuid4())
+    return os.environ.get(ID_VARIABLE) or str(uuid4())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

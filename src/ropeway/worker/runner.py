@@ -37,6 +37,7 @@ from ropeway.worker.settler import Settler
 
 _log = logging.getLogger("ropeway.worker")
 
+SLOT_NAME: Final = "ropeway-slot"
 CLOSE_S: Final = 1.0
 TURN_MS: Final = 5
 """How long a slot runs handlers that never wait before it lets the rest of the loop run."""
@@ -158,7 +159,7 @@ class Runner:
         while wanted > 0 and self._idle:
             wanted -= _finish(self._idle.popleft())
         for _ in range(min(wanted, self.concurrency - len(self._slots))):
-            slot = asyncio.create_task(self._slot(), name="ropeway-slot")
+            slot = asyncio.create_task(self._slot(), name=SLOT_NAME)
             self._slots.add(slot)
 
     async def _slot(self) -> None:
