@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import apsw
-
 from ropeway.action import Acted, Action
 from ropeway.broker import (
     WORKER_GONE_MS,
@@ -33,9 +31,8 @@ from ropeway.brokers.sqlite import inspect, operate, schema
 from ropeway.brokers.sqlite import maintain as maintaining
 from ropeway.brokers.sqlite import reserve as reserving
 from ropeway.brokers.sqlite import settle as settling
-from ropeway.brokers.sqlite.engine import Call, Gate, Lane, Verb, Writer, serve_reads
-from ropeway.brokers.sqlite.faults import named
-from ropeway.brokers.sqlite.wake import Bell
+from ropeway.brokers.sqlite.connection import Connection, named
+from ropeway.brokers.sqlite.engine import Bell, Call, Gate, Lane, Verb, Writer, serve_reads
 from ropeway.clock import SYSTEM_CLOCK, Clock
 from ropeway.errors import BrokerError, ConfigError, Disconnected
 from ropeway.job import FINAL, Job, JobRecord, JobRef, Lease, State
@@ -60,17 +57,17 @@ class _Opened:
         self.pid = os.getpid()
         schema.create_file(path)
         self.gate = Gate(path.with_name(path.name + "-gate"))
-        connections: list[apsw.Connection] = []
+        connections: list[Connection] = []
+        synchronous = _SYNCHRONOUS[durability]
         try:
-            with self.gate.held():
-                synchronous = _SYNCHRONOUS[durability]
-                connections.append(schema.connect(path, synchronous=synchronous))
+            with named(path), self.gate.held():
+                connections.append(Connection(path, synchronous=synchronous))
                 schema.migrate(connections[0], path)
-                with named(path):
-                    floor_ms = schema.begin(connections[0], clock.mono_ms())
-            connections += [
-                schema.connect(path, synchronous=synchronous, readonly=True) for _ in range(2)
-            ]
+                floor_ms = schema.begin(connections[0], clock.mono_ms())
+                for _ in range(2):
+                    connections.append(  # noqa: PERF401 - those opened so far must be closed
+                        Connection(path, synchronous=synchronous, readonly=True)
+                    )
         except BaseException:
             for connection in connections:
                 connection.close()
@@ -83,8 +80,8 @@ class _Opened:
         serve = partial(serve_reads, path=path, connection=self.reading, reader=self._reader)
         self.reads = Lane("ropeway-sqlite-read", self.loop, serve, self.bell.ring)
 
-    def _reader(self, cursor: apsw.Cursor) -> inspect.Reader:
-        return inspect.Reader(cursor, self.writer.now_ms())
+    def _reader(self, sql: Connection) -> inspect.Reader:
+        return inspect.Reader(sql, self.writer.now_ms())
 
     async def close(self) -> None:
         self.bell.close()
@@ -225,7 +222,7 @@ class SQLiteBroker:
         while True:
             ticket = opened.bell.ticket
             chance_ms = inspect.next_chance_ms(
-                opened.bell.cursor, list(queues), opened.writer.now_ms()
+                opened.bell.sql, list(queues), opened.writer.now_ms()
             )
             if chance_ms == 0:
                 leases = await self._reserve_now(opened, request)
@@ -237,9 +234,7 @@ class SQLiteBroker:
             pause_s = min(left, chance_ms / 1000) if chance_ms else left
             await opened.bell.sleep(ticket, pause_s)
 
-    def _request(
-        self, queues: Queues, worker: str, limit: int, lease_ms: int
-    ) -> reserving.Request:
+    def _request(self, queues: Queues, worker: str, limit: int, lease_ms: int) -> reserving.Request:
         shares = None
         if isinstance(queues, Mapping):
             weights = tuple(queues.items())
@@ -364,9 +359,7 @@ class SQLiteBroker:
         until = opened.loop.time() + wait_ms / 1000
         while True:
             ticket = opened.bell.ticket
-            found = inspect.signals(
-                inspect.Reader(opened.bell.cursor, opened.writer.now_ms()), after
-            )
+            found = inspect.signals(inspect.Reader(opened.bell.sql, opened.writer.now_ms()), after)
             left = until - opened.loop.time()
             if found or after is None or left <= 0:
                 return found

@@ -3,13 +3,18 @@
 One writer thread with one connection commits everything. It takes all the calls that wait, runs
 them in one transaction, and answers them when that is durable: group commit. One reader thread
 with a connection of its own serves the looks, so that a slow one holds up no write.
+
+What waits for a change is woken at once by this process's own, within a poll by those of others.
+SQLite tells nobody of a commit, but `PRAGMA data_version` costs two microseconds and changes with
+every commit of another connection. While somebody waits it is asked every 2 ms after recent
+changes, slowing down to every 25 ms: 40 looks a second cost less than 0.1 % of a core.
 """
 
 import asyncio
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -17,11 +22,16 @@ from typing import Any, Final
 
 import apsw
 
-from ropeway.brokers.sqlite.faults import error_of
+from ropeway.brokers.sqlite.connection import Connection, error_of
 from ropeway.brokers.sqlite.step import Step
 from ropeway.clock import Clock, ForwardClock
+from ropeway.errors import Disconnected
 
 GROUP_MAX: Final = 512  # calls in one transaction
+_FAST_S: Final = 0.002
+_SLOW_S: Final = 0.025
+_SLOWER: Final = 1.1  # from one look to the next, once `_LIVELY_S` have passed without a change
+_LIVELY_S: Final = 1.0
 
 Verb = Callable[[Any, Any], Any]
 """A function of this package's verbs: (Step or Reader, argument) → answer."""
@@ -63,7 +73,7 @@ class Gate:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> Generator[None, None, None]:
         """Wait for the turn, and keep it for the block."""
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:
@@ -138,11 +148,82 @@ def _end(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+class Bell:
+    """Serves one event loop; `connection` is used by that loop's thread alone."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, connection: Connection) -> None:
+        self._loop = loop
+        self._connection = connection
+        self._sleepers: set[asyncio.Future[None]] = set()
+        self._rung = 0
+        self._version: int | None = None
+        self._changed_at = loop.time()
+        self._pause_s = _FAST_S
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    @property
+    def sql(self) -> Connection:
+        """For cheap looks from the loop's own thread, by an index only."""
+        if self._closed:
+            raise Disconnected("the broker was closed while a call waited")
+        return self._connection
+
+    @property
+    def ticket(self) -> int:
+        """Take one before looking; a ring since then ends `sleep` at once."""
+        return self._rung
+
+    def ring(self) -> None:
+        """Something has changed: let everybody look."""
+        self._rung += 1
+        for sleeper in self._sleepers:
+            if not sleeper.done():
+                sleeper.set_result(None)
+        self._sleepers.clear()
+
+    async def sleep(self, ticket: int, seconds: float) -> None:
+        """Until a ring after `ticket`, at most `seconds`."""
+        if self._closed or ticket != self._rung or seconds <= 0:
+            return
+        sleeper: asyncio.Future[None] = self._loop.create_future()
+        self._sleepers.add(sleeper)
+        alarm = self._loop.call_later(seconds, _end, sleeper)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._pause_s, self._poll)
+        try:
+            await sleeper
+        finally:
+            alarm.cancel()
+            self._sleepers.discard(sleeper)
+
+    def close(self) -> None:
+        """Wake everybody and look no more."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.ring()
+        self._connection.close()
+
+    def _poll(self) -> None:
+        self._timer = None
+        if not self._sleepers:
+            return
+        ((version,),) = self._connection.rows("PRAGMA data_version")
+        now = self._loop.time()
+        if version != self._version:
+            self._version, self._changed_at, self._pause_s = version, now, _FAST_S
+            self.ring()
+        elif now - self._changed_at > _LIVELY_S:
+            self._pause_s = min(self._pause_s * _SLOWER, _SLOW_S)
+        self._timer = self._loop.call_later(self._pause_s, self._poll)
+
+
 class Writer:
     """Runs groups of calls as one transaction each. Used by one thread."""
 
     def __init__(
-        self, path: Path, gate: Gate, connection: apsw.Connection, clock: Clock, *, floor_ms: int
+        self, path: Path, gate: Gate, connection: Connection, clock: Clock, *, floor_ms: int
     ) -> None:
         self._path = path
         self._gate = gate
@@ -183,21 +264,13 @@ class Writer:
             call.result, call.error = None, error_of(error, self._path)
 
     def _transaction(self, run: Callable[[], bool]) -> bool:
-        with self._gate.held():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                woke = run()
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-            return woke
+        with self._gate.held(), self._connection.transaction():
+            return run()
 
     def _step(self) -> Step:
         """A step of the transaction that is open now."""
         return Step(
-            self._connection.cursor(),
+            self._connection,
             now_ms=self.now_ms(),
             mono_ms=self._clock.mono_ms(),
         )
@@ -220,7 +293,7 @@ class Writer:
     def _run_apart(self, calls: Sequence[Call]) -> bool:
         woke = False
         for call in calls:
-            self._connection.execute("SAVEPOINT apart")
+            self._connection.run("SAVEPOINT apart")
             step = self._step()
             try:
                 call.result, call.error = call.verb(step, call.argument), None
@@ -230,8 +303,8 @@ class Writer:
                 raise
             except Exception as error:  # noqa: BLE001 - given to the caller it belongs to
                 call.result, call.error = None, error
-                self._connection.execute("ROLLBACK TO apart")
-            self._connection.execute("RELEASE apart")
+                self._connection.run("ROLLBACK TO apart")
+            self._connection.run("RELEASE apart")
         return woke
 
 
@@ -239,18 +312,14 @@ def serve_reads(
     calls: list[Call],
     *,
     path: Path,
-    connection: apsw.Connection,
-    reader: Callable[[apsw.Cursor], Any],
+    connection: Connection,
+    reader: Callable[[Connection], Any],
 ) -> bool:
     """Run each look in a transaction of its own, so that it sees one moment of the database."""
     for call in calls:
         try:
-            connection.execute("BEGIN")
-            try:
-                call.result = call.verb(reader(connection.cursor()), call.argument)
-            finally:
-                if connection.in_transaction:
-                    connection.execute("COMMIT")
+            with connection.snapshot():
+                call.result = call.verb(reader(connection), call.argument)
         except apsw.Error as error:
             call.error = error_of(error, path)
         except Exception as error:  # noqa: BLE001 - given to the caller it belongs to

@@ -60,9 +60,7 @@ def enqueue_many(step: Step, calls: Sequence[Call]) -> list[list[Enqueued]]:
         answers.append(mine)
         if call.call_id is not None:
             known[call.call_id] = mine
-            step.cursor.execute(
-                _REMEMBER_CALL, (call.call_id, step.now_ms + CALLS_KEPT_MS, encode(mine))
-            )
+            step.sql.run(_REMEMBER_CALL, (call.call_id, step.now_ms + CALLS_KEPT_MS, encode(mine)))
     return answers
 
 
@@ -71,11 +69,11 @@ def _known_answers(step: Step, calls: Sequence[Call]) -> dict[str, list[Enqueued
     ids = [call.call_id for call in calls if call.call_id is not None]
     if not ids:
         return {}
-    found = step.cursor.execute(
+    found = step.sql.rows(
         "SELECT id, answers FROM calls WHERE id IN (SELECT value FROM carray(?)) AND until_ms > ?",
         (texts(ids), step.now_ms),
     )
-    return {call_id: _ANSWERS.decode(blob) for call_id, blob in found.fetchall()}
+    return {call_id: _ANSWERS.decode(blob) for call_id, blob in found}
 
 
 def insert_all(step: Step, jobs: Sequence[Job]) -> list[Enqueued]:
@@ -88,9 +86,7 @@ def insert_all(step: Step, jobs: Sequence[Job]) -> list[Enqueued]:
 
 def _is_plain(job: Job) -> bool:
     """Whether nothing but its own row follows from the job."""
-    return (
-        job.unique is None and job.ordering_key is None and not job.parents and not job.unblocks
-    )
+    return job.unique is None and job.ordering_key is None and not job.parents and not job.unblocks
 
 
 def _insert_plain(step: Step, jobs: Sequence[Job]) -> bool:
@@ -115,16 +111,16 @@ def _insert_plain(step: Step, jobs: Sequence[Job]) -> bool:
         counts[job.queue, code] += 1
     if place > _STATEMENT_MAX_BYTES:
         return False
-    cursor = step.cursor
+    sql = step.sql
     several = len(rows) > 1
     if several:
-        cursor.execute("SAVEPOINT plain")
-    cursor.execute(_INSERT_PLAIN, (msgspec.json.encode(rows).decode(), b"".join(blobs), now_ms))
-    complete = cursor.connection.changes() == len(rows)
+        sql.run("SAVEPOINT plain")
+    sql.run(_INSERT_PLAIN, (msgspec.json.encode(rows).decode(), b"".join(blobs), now_ms))
+    complete = sql.changes == len(rows)
     if several:
         if not complete:
-            cursor.execute("ROLLBACK TO plain")
-        cursor.execute("RELEASE plain")
+            sql.run("ROLLBACK TO plain")
+        sql.run("RELEASE plain")
     if complete:
         step.counts = counts
         step.woke = True
@@ -134,7 +130,7 @@ def _insert_plain(step: Step, jobs: Sequence[Job]) -> bool:
 def _refuse_conflicts(step: Step, jobs: Sequence[Job]) -> None:
     met: dict[JobRef, Job] = {}
     for job in jobs:
-        row = load(step.cursor, job.ref)
+        row = load(step.sql, job.ref)
         known = met.setdefault(job.ref, row.job if row is not None else job)
         if (known.task, known.payload) != (job.task, job.payload):
             raise IdConflict(
@@ -145,7 +141,7 @@ def _refuse_conflicts(step: Step, jobs: Sequence[Job]) -> None:
 
 def insert_one(step: Step, job: Job) -> Enqueued:
     """Insert one job of any kind; a taken id is answered as a duplicate, whatever its words."""
-    if load(step.cursor, job.ref) is not None:
+    if load(step.sql, job.ref) is not None:
         return Enqueued(EnqueueAnswer.DUPLICATE_ID, job.id, job.queue)
     if job.unique is not None:
         holder = step.holder(job.queue, job.unique.key)

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-import apsw
 import msgspec
 
 from ropeway.broker import FIND_SCAN_MAX, Filter, JobEvent, Page, QueueInfo, Signal, WorkerInfo
+from ropeway.brokers.sqlite.connection import Connection
 from ropeway.brokers.sqlite.rows import (
     CODE,
     COLUMNS,
     FIRST_FINAL,
-    STATES,
     Stored,
     load,
+    state_of,
     stored,
     texts,
 )
@@ -34,25 +34,25 @@ _BY_STATE: Final = {
 
 
 class Reader(NamedTuple):
-    """A read transaction: its cursor and its time."""
+    """A read transaction: its connection and its time."""
 
-    cursor: apsw.Cursor
+    sql: Connection
     now_ms: int
 
 
 def get(reader: Reader, refs: Sequence[JobRef]) -> list[JobRecord | None]:
     """Records by position."""
-    rows = [load(reader.cursor, ref) for ref in refs]
+    rows = [load(reader.sql, ref) for ref in refs]
     return [None if row is None else row.record for row in rows]
 
 
 def unfinished(reader: Reader, refs: Sequence[JobRef]) -> list[JobRef]:
     """Those of the jobs that exist and are not final."""
-    found = reader.cursor.execute(
+    found = reader.sql.rows(
         "SELECT j.id, j.queue, j.state FROM carray(?) AS wanted CROSS JOIN jobs AS j"
         " ON j.id = wanted.value ORDER BY j.seq",
         (texts({ref.id for ref in refs}),),
-    ).fetchall()
+    )
     states: dict[JobRef, int] = {}
     for job_id, queue, state in found:
         states[JobRef(job_id, queue)] = state
@@ -62,7 +62,7 @@ def unfinished(reader: Reader, refs: Sequence[JobRef]) -> list[JobRef]:
 
 def unretained(reader: Reader, refs: Sequence[JobRef]) -> list[JobRef]:
     """Those of the unfinished jobs whose records go with their end."""
-    rows = [load(reader.cursor, ref) for ref in unfinished(reader, refs)]
+    rows = [load(reader.sql, ref) for ref in unfinished(reader, refs)]
     return [row.job.ref for row in rows if row is not None and row.job.retention_ms == 0]
 
 
@@ -83,7 +83,7 @@ def find(reader: Reader, call: Find) -> Page:
     sql, values = source
     matches = _leftover(call.where)
     conditions, condition_values = _conditions(call.where)
-    rows = reader.cursor.execute(
+    rows = reader.sql.walk(
         f"SELECT {COLUMNS}, {conditions} FROM jobs WHERE seq IN"
         f" (SELECT seq FROM ({sql}) WHERE seq < ? ORDER BY seq DESC LIMIT {FIND_SCAN_MAX + 1})"
         " ORDER BY seq DESC",
@@ -115,18 +115,17 @@ def _source(reader: Reader, where: Filter) -> tuple[str, tuple[Any, ...]] | None
     if where.queue is None and where.states is None:
         return "SELECT seq FROM jobs", ()
     pairs = [
-        (queue, STATES[state], n)
-        for queue, state, n in reader.cursor.execute(
+        (queue, state_of(state), n)
+        for queue, state, n in reader.sql.rows(
             "SELECT queue, state, n FROM counters WHERE n > 0 ORDER BY queue, state"
-        ).fetchall()
+        )
         if (where.queue is None or queue == where.queue)
-        and (where.states is None or STATES[state] in where.states)
+        and (where.states is None or state_of(state) in where.states)
     ]
     if not pairs:
         return None
     indexed = all(
-        n <= _SORTED_MAX or state not in (State.AVAILABLE, State.RUNNING)
-        for _, state, n in pairs
+        n <= _SORTED_MAX or state not in (State.AVAILABLE, State.RUNNING) for _, state, n in pairs
     )
     if not indexed or len(pairs) > _UNION_MAX:
         return "SELECT seq FROM jobs", ()
@@ -195,7 +194,7 @@ def count(reader: Reader, where: Filter) -> int:
             (*source[1], *values),
         )
     matches = _leftover(where)
-    rows = reader.cursor.execute(
+    rows = reader.sql.walk(
         f"SELECT {COLUMNS} FROM jobs WHERE seq IN ({source[0]}) AND {conditions}",
         (*source[1], *values),
     )
@@ -210,14 +209,13 @@ def _counted(reader: Reader, where: Filter) -> int:
     codes = ", ".join(str(CODE[state]) for state in sorted(states))
     return _one(
         reader,
-        "SELECT coalesce(sum(n), 0) FROM counters"
-        f" WHERE {conditions} AND state IN ({codes})",
+        f"SELECT coalesce(sum(n), 0) FROM counters WHERE {conditions} AND state IN ({codes})",
         values,
     )
 
 
 def _one(reader: Reader, sql: str, values: tuple[Any, ...]) -> int:
-    return reader.cursor.execute(sql, values).fetchall()[0][0]
+    return reader.sql.rows(sql, values)[0][0]
 
 
 class Peek(NamedTuple):
@@ -230,7 +228,7 @@ class Peek(NamedTuple):
 
 def peek(reader: Reader, call: Peek) -> list[JobRecord]:
     """Available jobs in the order of reserve. The offset walks the index alone."""
-    rows = reader.cursor.execute(
+    rows = reader.sql.rows(
         f"SELECT {COLUMNS} FROM jobs WHERE seq IN (SELECT seq FROM jobs"
         " WHERE queue = ? AND blocked = 0 AND state = 2"
         " ORDER BY priority DESC, rank, due_ms, seq LIMIT ? OFFSET ?)"
@@ -242,31 +240,31 @@ def peek(reader: Reader, call: Peek) -> list[JobRecord]:
 
 def queues(reader: Reader, _: None) -> list[QueueInfo]:
     """Every queue that has records or is paused, by name, from the counters."""
-    cursor = reader.cursor
-    paused = {name for (name,) in cursor.execute("SELECT queue FROM paused").fetchall()}
+    sql = reader.sql
+    paused = {name for (name,) in sql.rows("SELECT queue FROM paused")}
     counts: dict[str, dict[State, int]] = {name: {} for name in paused}
-    found = cursor.execute("SELECT queue, state, n FROM counters WHERE n > 0 ORDER BY 1, 2")
-    for queue, state, n in found.fetchall():
-        counts.setdefault(queue, {})[STATES[state]] = n
+    found = sql.rows("SELECT queue, state, n FROM counters WHERE n > 0 ORDER BY 1, 2")
+    for queue, state, n in found:
+        counts.setdefault(queue, {})[state_of(state)] = n
     return [
         QueueInfo(
             name=name,
             paused=name in paused,
             counts=counts[name],
-            oldest_due_ms=_oldest_due_ms(cursor, name),
+            oldest_due_ms=_oldest_due_ms(sql, name),
         )
         for name in sorted(counts)
     ]
 
 
-def _oldest_due_ms(cursor: apsw.Cursor, queue: str) -> int | None:
+def _oldest_due_ms(sql: Connection, queue: str) -> int | None:
     """The earliest due time among the available jobs: the first entry of each priority."""
     found = [
-        cursor.execute(
+        sql.rows(
             "SELECT due_ms FROM jobs WHERE queue = ? AND blocked = 0 AND state = 2"
             " AND priority = ? ORDER BY rank, due_ms LIMIT 1",
             (queue, priority),
-        ).fetchall()
+        )
         for priority in range(PRIORITY_MAX + 1)
     ]
     return min((rows[0][0] for rows in found if rows), default=None)
@@ -282,10 +280,10 @@ class Events(NamedTuple):
 
 def events(reader: Reader, call: Events) -> list[JobEvent]:
     """Entries of a job's stream, oldest first."""
-    row = load(reader.cursor, call.ref)
+    row = load(reader.sql, call.ref)
     if row is None:
         return []
-    found = reader.cursor.execute(
+    found = reader.sql.rows(
         "SELECT n, at_ms, kind, data FROM events WHERE job_seq = ? AND n > ? ORDER BY n LIMIT ?",
         (row.status.seq, call.after, call.limit),
     )
@@ -295,38 +293,36 @@ def events(reader: Reader, call: Events) -> list[JobEvent]:
 def signals(reader: Reader, after: int | None) -> list[Signal]:
     """Signals with a seq greater than `after`; None: the newest only."""
     if after is None:
-        found = reader.cursor.execute("SELECT seq, data FROM signals ORDER BY seq DESC LIMIT 1")
+        found = reader.sql.rows("SELECT seq, data FROM signals ORDER BY seq DESC LIMIT 1")
     else:
-        found = reader.cursor.execute(
+        found = reader.sql.rows(
             "SELECT seq, data FROM signals WHERE seq > ? ORDER BY seq", (after,)
         )
-    return [
-        msgspec.structs.replace(_SIGNAL.decode(data), seq=seq) for seq, data in found.fetchall()
-    ]
+    return [msgspec.structs.replace(_SIGNAL.decode(data), seq=seq) for seq, data in found]
 
 
 def workers(reader: Reader, gone_ms: int) -> list[WorkerInfo]:
     """The workers heard of in the last `gone_ms`."""
-    found = reader.cursor.execute(
+    found = reader.sql.rows(
         "SELECT data FROM workers WHERE seen_at_ms > ?", (reader.now_ms - gone_ms,)
     )
-    infos = [_WORKER.decode(data) for (data,) in found.fetchall()]
+    infos = [_WORKER.decode(data) for (data,) in found]
     return sorted(infos, key=lambda worker: worker.started_at_ms)
 
 
-def next_chance_ms(cursor: apsw.Cursor, queues: Iterable[str], now_ms: int) -> int | None:
+def next_chance_ms(sql: Connection, queues: Iterable[str], now_ms: int) -> int | None:
     """Milliseconds until a reserve of these queues may find a job: 0 is now, None is unknown."""
     soonest: int | None = None
     for queue in queues:
-        if cursor.execute("SELECT 1 FROM paused WHERE queue = ?", (queue,)).fetchall():
+        if sql.rows("SELECT 1 FROM paused WHERE queue = ?", (queue,)):
             continue
-        if cursor.execute(
+        if sql.rows(
             "SELECT 1 FROM jobs WHERE queue = ? AND blocked = 0 AND state = 2 LIMIT 1", (queue,)
-        ).fetchall():
+        ):
             return 0
-        ((due_ms,),) = cursor.execute(
+        ((due_ms,),) = sql.rows(
             "SELECT min(due_ms) FROM jobs WHERE queue = ? AND state IN (1, 4)", (queue,)
-        ).fetchall()
+        )
         if due_ms is not None:
             left = max(0, due_ms - now_ms)
             soonest = left if soonest is None else min(soonest, left)

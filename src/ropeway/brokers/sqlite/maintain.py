@@ -60,22 +60,22 @@ def maintain(step: Step, limit: int) -> Maintained:
 
 
 def _seqs(step: Step, sql: str, until_ms: int, limit: int) -> list[int]:
-    return [seq for (seq,) in step.cursor.execute(sql, (until_ms, limit)).fetchall()]
+    return [seq for (seq,) in step.sql.rows(sql, (until_ms, limit))]
 
 
 def _queues_with(step: Step, states: Sequence[State]) -> list[str]:
     codes = numbers(CODE[state] for state in states)
-    found = step.cursor.execute(
+    found = step.sql.rows(
         "SELECT DISTINCT queue FROM counters"
         " WHERE n > 0 AND state IN (SELECT value FROM carray(?)) ORDER BY queue",
         (codes,),
     )
-    return [queue for (queue,) in found.fetchall()]
+    return [queue for (queue,) in found]
 
 
 def take_back(step: Step, seqs: list[int]) -> int:
     """End the leases of running jobs whose holders are gone; how many."""
-    rows = load_seqs(step.cursor, seqs)
+    rows = load_seqs(step.sql, seqs)
     for row in rows:
         status = lifecycle.lease_expired(row.job, row.status, now_ms=step.now_ms)
         step.put(row, status)
@@ -86,16 +86,16 @@ def _cascade(step: Step, limit: int) -> int:
     """Tell the children of failed parents, at most `limit`, going on where it was left."""
     done = 0
     for _ in range(limit):
-        cascade = step.first("SELECT parent_id, after_seq FROM cascades LIMIT 1")
+        cascade = step.sql.first("SELECT parent_id, after_seq FROM cascades LIMIT 1")
         if cascade is None:
             break
         parent_id, after_seq = cascade
         over = step.parent_state(parent_id) not in (None, State.DEAD, State.CANCELLED)
         asked, seqs = limit - done, list[int]()
         if not over:  # an operator gave it another try meanwhile
-            found = step.cursor.execute(_CHILDREN, (parent_id, after_seq, asked))
-            seqs = [seq for (seq,) in found.fetchall()]
-        for row in load_seqs(step.cursor, seqs):
+            found = step.sql.rows(_CHILDREN, (parent_id, after_seq, asked))
+            seqs = [seq for (seq,) in found]
+        for row in load_seqs(step.sql, seqs):
             if parent_id not in row.status.waiting_on:
                 continue
             status = lifecycle.parent_failed(row.job, row.status, parent_id, now_ms=step.now_ms)
@@ -103,11 +103,11 @@ def _cascade(step: Step, limit: int) -> int:
                 step.put(row, status)
                 done += 1
         if len(seqs) == asked:
-            step.cursor.execute(
+            step.sql.run(
                 "UPDATE cascades SET after_seq = ? WHERE parent_id = ?", (seqs[-1], parent_id)
             )
         else:
-            step.cursor.execute("DELETE FROM cascades WHERE parent_id = ?", (parent_id,))
+            step.sql.run("DELETE FROM cascades WHERE parent_id = ?", (parent_id,))
         if done >= limit:
             break
     return done
@@ -117,11 +117,11 @@ def _cascade(step: Step, limit: int) -> int:
 
 
 def _prune(step: Step, limit: int) -> int:
-    found = step.cursor.execute(_PRUNABLE, (step.now_ms, limit)).fetchall()
+    found = step.sql.rows(_PRUNABLE, (step.now_ms, limit))
     needed = step.needed([job_id for _, job_id, *_ in found])
     if needed:
         kept = [seq for seq, job_id, *_ in found if job_id in needed]
-        step.cursor.execute(
+        step.sql.run(
             "UPDATE jobs SET prune_at_ms = ?2 WHERE seq IN (SELECT value FROM carray(?1))",
             (numbers(kept), step.now_ms + _AGAIN_MS),
         )
@@ -132,14 +132,14 @@ def _prune(step: Step, limit: int) -> int:
 def _prune_surplus(step: Step, limit: int) -> int:
     """Keep at most `COMPLETED_KEPT` completed records a queue, dropping the oldest."""
     step.finish()
-    crowded = step.cursor.execute(
+    crowded = step.sql.rows(
         "SELECT queue, n - ?1 FROM counters WHERE state = ?2 AND n > ?1",
         (lifecycle.COMPLETED_KEPT, _COMPLETED),
-    ).fetchall()
+    )
     pruned = 0
     for queue, surplus in crowded:
         wanted = min(surplus, limit - pruned)
-        found = step.cursor.execute(_SURPLUS, (queue, wanted)).fetchall()
+        found = step.sql.rows(_SURPLUS, (queue, wanted))
         needed = step.needed([job_id for _, job_id, *_ in found])
         pruned += remove_rows(step, [row for row in found if row[1] not in needed])
     return pruned
@@ -154,9 +154,7 @@ def remove_rows(step: Step, rows: Sequence[tuple[int, str, str, int, int]]) -> i
         step.counts[queue, state] -= 1
         flags |= row_flags
     seqs = [row[0] for row in rows]
-    step.cursor.execute(
-        "DELETE FROM jobs WHERE seq IN (SELECT value FROM carray(?))", (numbers(seqs),)
-    )
+    step.sql.run("DELETE FROM jobs WHERE seq IN (SELECT value FROM carray(?))", (numbers(seqs),))
     step.forget(seqs, flags)
     return len(rows)
 
@@ -171,27 +169,25 @@ def _forget(step: Step, limit: int) -> None:
         ("workers", "seen_at_ms", now_ms - WORKER_GONE_MS),
     ):
         key = "id" if table in ("calls", "workers") else "rowid"
-        step.cursor.execute(
-            f"DELETE FROM {table} WHERE {key} IN"  # noqa: S608 - names from the list above
+        step.sql.run(
+            f"DELETE FROM {table} WHERE {key} IN"
             f" (SELECT {key} FROM {table} WHERE {column} <= ? LIMIT ?)",
             (until_ms, limit),
         )
-    step.cursor.execute(_KEYS_OVER, (now_ms, limit))
-    step.cursor.execute(
-        "UPDATE meta SET clock_ms = ?1 WHERE clock_ms < ?1 - ?2", (now_ms, _CLOCK_STEP_MS)
-    )
+    step.sql.run(_KEYS_OVER, (now_ms, limit))
+    step.sql.run("UPDATE meta SET clock_ms = ?1 WHERE clock_ms < ?1 - ?2", (now_ms, _CLOCK_STEP_MS))
 
 
 def _next_ms(step: Step) -> int | None:
     """Milliseconds until the next due time or lease end that is known now."""
     waits: list[int] = []
     for queue in _queues_with(step, (State.SCHEDULED, State.RETRYABLE)):
-        due = step.first(
+        due = step.sql.first(
             "SELECT min(due_ms) FROM jobs WHERE queue = ? AND state IN (1, 4)", (queue,)
         )
         if due and due[0] is not None:
             waits.append(due[0] - step.now_ms)
-    lease = step.first("SELECT min(lease_until_ms) FROM jobs WHERE state = 3")
+    lease = step.sql.first("SELECT min(lease_until_ms) FROM jobs WHERE state = 3")
     if lease and lease[0] is not None:
         waits.append(lease[0] - step.mono_ms)
     return max(0, min(waits)) if waits else None

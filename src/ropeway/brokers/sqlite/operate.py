@@ -26,7 +26,7 @@ def act(step: Step, actions: Sequence[Action]) -> list[Acted]:
 
 
 def _act_one(step: Step, action: Action) -> Acted:
-    row = load(step.cursor, action.ref)
+    row = load(step.sql, action.ref)
     if row is None:
         return Acted(Answer.NOT_FOUND)
     before = row.status.state
@@ -54,7 +54,7 @@ def _act_one(step: Step, action: Action) -> Acted:
 def _taken(step: Step, row: Stored, job: Job, action: Action) -> str:
     """Why the job cannot have its id or its unique key there; "" when it can."""
     if isinstance(action, MoveJob):
-        other = load(step.cursor, job.ref)
+        other = load(step.sql, job.ref)
         if other is not None and other.status.seq != row.status.seq:
             return f"queue {job.queue!r} has a job of this id"
     if job.unique is not None and isinstance(action, (MoveJob, EditJob, RetryJob)):
@@ -66,11 +66,11 @@ def _taken(step: Step, row: Stored, job: Job, action: Action) -> str:
 
 def _reopen_children(step: Step, parent_id: str) -> None:
     """A retried parent gives the children that its failure cancelled another chance, too."""
-    step.cursor.execute("DELETE FROM cascades WHERE parent_id = ?", (parent_id,))
-    found = step.cursor.execute(
+    step.sql.run("DELETE FROM cascades WHERE parent_id = ?", (parent_id,))
+    found = step.sql.rows(
         "SELECT child_seq FROM edges WHERE parent_id = ? ORDER BY child_seq", (parent_id,)
     )
-    for row in load_seqs(step.cursor, [seq for (seq,) in found.fetchall()]):
+    for row in load_seqs(step.sql, [seq for (seq,) in found]):
         if not lifecycle.cancelled_by(row.status, parent_id):
             continue
         others = {
@@ -88,13 +88,13 @@ def _reopen_children(step: Step, parent_id: str) -> None:
 
 def pause(step: Step, queue: str) -> None:
     """Hand out no more jobs of the queue."""
-    step.cursor.execute("INSERT OR IGNORE INTO paused VALUES (?)", (queue,))
+    step.sql.run("INSERT OR IGNORE INTO paused VALUES (?)", (queue,))
     send(step, Signal(kind="pause", queue=queue))
 
 
 def resume(step: Step, queue: str) -> None:
     """Hand them out again."""
-    step.cursor.execute("DELETE FROM paused WHERE queue = ?", (queue,))
+    step.sql.run("DELETE FROM paused WHERE queue = ?", (queue,))
     send(step, Signal(kind="resume", queue=queue))
 
 
@@ -109,22 +109,22 @@ class Purge(NamedTuple):
 
 def newest_seq(step: Step, _: None) -> int:
     """The seq of the newest job ever enqueued; where a purge ends."""
-    found = step.first("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'")
+    found = step.sql.first("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'")
     return found[0] if found else 0
 
 
 def purge(step: Step, bite: Purge) -> int:
     """Delete some jobs of one state; how many."""
-    found = step.cursor.execute(
+    found = step.sql.rows(
         f"SELECT seq, id, queue, state, flags FROM jobs WHERE {_INDEXED[bite.state]}"
         " queue = ? AND state = ? AND seq <= ? LIMIT ?",
         (bite.queue, CODE[bite.state], bite.seq_max, bite.limit),
-    ).fetchall()
+    )
     followed = step.with_edges([row[1] for row in found])
     plain = [row for row in found if not row[4] & _NOT_PLAIN and row[1] not in followed]
     remove_rows(step, plain)
     removed = {row[0] for row in plain}
-    for row in load_seqs(step.cursor, [row[0] for row in found if row[0] not in removed]):
+    for row in load_seqs(step.sql, [row[0] for row in found if row[0] not in removed]):
         step.remove(row)
     return len(found)
 
@@ -134,31 +134,27 @@ def purge(step: Step, bite: Purge) -> int:
 
 def send(step: Step, signal: Signal) -> None:
     """Keep a signal for a minute; its seq is its row's."""
-    step.cursor.execute(
-        "INSERT INTO signals (at_ms, data) VALUES (?, ?)", (step.now_ms, encode(signal))
-    )
+    step.sql.run("INSERT INTO signals (at_ms, data) VALUES (?, ?)", (step.now_ms, encode(signal)))
     step.woke = True
 
 
 def heartbeat(step: Step, worker: WorkerInfo) -> None:
     """Note that a worker lives."""
     seen = msgspec.structs.replace(worker, seen_at_ms=step.now_ms)
-    step.cursor.execute(
+    step.sql.run(
         "INSERT OR REPLACE INTO workers VALUES (?, ?, ?)", (worker.id, step.now_ms, encode(seen))
     )
 
 
 def abandon(step: Step, workers: Sequence[str]) -> int:
     """End the leases of dead workers as if expired; how many."""
-    found = step.cursor.execute(
+    found = step.sql.rows(
         "SELECT seq FROM jobs WHERE state = 3 AND worker IN (SELECT value FROM carray(?))"
         " ORDER BY seq",
         (texts(workers),),
     )
-    taken_back = take_back(step, [seq for (seq,) in found.fetchall()])
-    step.cursor.execute(
-        "DELETE FROM workers WHERE id IN (SELECT value FROM carray(?))", (texts(workers),)
-    )
+    taken_back = take_back(step, [seq for (seq,) in found])
+    step.sql.run("DELETE FROM workers WHERE id IN (SELECT value FROM carray(?))", (texts(workers),))
     return taken_back
 
 
@@ -166,7 +162,7 @@ def register_waiter(step: Step, call: tuple[Sequence[JobRef], int]) -> None:
     """Somebody waits for these jobs until `call[1]` ms from now: keep their records that long."""
     refs, wait_ms = call
     for ref in refs:
-        step.cursor.execute(
+        step.sql.run(
             "INSERT INTO waiters SELECT seq, ? FROM jobs WHERE id = ? AND queue = ?",
             (step.now_ms + wait_ms, *ref),
         )

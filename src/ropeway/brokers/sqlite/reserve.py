@@ -38,7 +38,7 @@ SELECT seq, state, flags FROM jobs WHERE queue = ? AND state IN (1, 4) AND due_m
 ORDER BY due_ms LIMIT ?
 """
 _PROMOTE = "UPDATE jobs SET state = 2 WHERE seq IN (SELECT value FROM carray(?))"
-_TOKEN = "UPDATE meta SET token = token + 1 RETURNING token"
+_TOKEN = "UPDATE meta SET token = token + 1 RETURNING token"  # noqa: S105 - a lease's, no secret
 
 _Next = msgspec.json.Decoder(list[tuple[int, int, int, int, int]])
 
@@ -74,7 +74,7 @@ class _Hand:
     def draw_token(self) -> int:
         """This call's token, drawn when the first lease needs it."""
         if not self.token:
-            ((self.token,),) = self.step.cursor.execute(_TOKEN).fetchall()
+            ((self.token,),) = self.step.sql.rows(_TOKEN)
         return self.token
 
 
@@ -99,21 +99,21 @@ def reserve(step: Step, request: Request) -> list[Lease]:
 
 def paused_queues(step: Step) -> set[str]:
     """The names of the paused queues."""
-    return {name for (name,) in step.cursor.execute("SELECT queue FROM paused").fetchall()}
+    return {name for (name,) in step.sql.rows("SELECT queue FROM paused")}
 
 
 def promote(step: Step, queue: str, limit: int) -> int:
     """Make the due jobs of a queue available, at most `limit`; how many."""
-    due = step.cursor.execute(_DUE, (queue, step.now_ms, limit)).fetchall()
+    due = step.sql.rows(_DUE, (queue, step.now_ms, limit))
     plain = [(seq, state) for seq, state, flags in due if not flags & Flag.UNIQUE_PARTLY]
     if plain:
-        step.cursor.execute(_PROMOTE, (numbers(seq for seq, _ in plain),))
+        step.sql.run(_PROMOTE, (numbers(seq for seq, _ in plain),))
         for _, state in plain:
             step.counts[queue, state] -= 1
         step.counts[queue, _AVAILABLE] += len(plain)
         step.woke = True
     others = [seq for seq, _, flags in due if flags & Flag.UNIQUE_PARTLY]
-    for row in load_seqs(step.cursor, others):
+    for row in load_seqs(step.sql, others):
         step.put(row, lifecycle.promote(row.status))
     return len(due)
 
@@ -138,7 +138,7 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
     if wanted <= 0:
         return 0, False
     try:
-        ((count, blob, columns),) = step.cursor.execute(_NEXT, (queue, wanted)).fetchall()
+        ((count, blob, columns),) = step.sql.rows(_NEXT, (queue, wanted))
     except apsw.TooBigError:  # together they exceed what SQLite takes as one value
         return _take_next(hand, queue, wanted // 2)
     if not count:
@@ -171,9 +171,7 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
             break
     if plain:
         worker = hand.request.worker
-        step.cursor.execute(
-            _START, (numbers(plain), token, hand.until_ms, worker, step.now_ms)
-        )
+        step.sql.run(_START, (numbers(plain), token, hand.until_ms, worker, step.now_ms))
         step.counts[queue, _AVAILABLE] -= len(plain)
         step.counts[queue, _RUNNING] += len(plain)
     _start_slowly(hand, slow)
@@ -185,7 +183,7 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
 
 def _start_slowly(hand: _Hand, places: dict[int, int]) -> None:
     """Jobs with a history: the lifecycle's own function, and a lease that tells of it."""
-    for row in load_seqs(hand.step.cursor, list(places)):
+    for row in load_seqs(hand.step.sql, list(places)):
         status = lifecycle.start(
             row.status,
             worker=hand.request.worker,
@@ -199,6 +197,6 @@ def _start_slowly(hand: _Hand, places: dict[int, int]) -> None:
 
 def bury_overdue(step: Step, seqs: list[int]) -> None:
     """End waiting jobs that were not started in time."""
-    for row in load_seqs(step.cursor, seqs):
+    for row in load_seqs(step.sql, seqs):
         reason = lifecycle.overdue(row.job, now_ms=step.now_ms) or "expired"
         step.put(row, lifecycle.bury_overdue(row.status, reason=reason, now_ms=step.now_ms))

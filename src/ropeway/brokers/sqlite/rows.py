@@ -3,11 +3,12 @@
 from array import array
 from collections.abc import Iterable, Sequence
 from enum import IntFlag
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import apsw
 import msgspec
 
+from ropeway.brokers.sqlite.connection import Connection
 from ropeway.errors import StorageCorrupt
 from ropeway.job import (
     UNFINISHED,
@@ -22,9 +23,14 @@ from ropeway.job import (
 )
 
 FORMAT: Final = 1
-STATES: Final = tuple(State)
-CODE: Final = {state: code for code, state in enumerate(State)}
+_STATES: Final = tuple(State)
+CODE: Final[dict[State, int]] = {state: code for code, state in enumerate(State)}
 FIRST_FINAL: Final = CODE[State.COMPLETED]
+
+
+def state_of(code: int) -> State:
+    """The state that a code in the column `state` stands for."""
+    return _STATES[code]
 
 
 class Flag(IntFlag):
@@ -57,6 +63,7 @@ decode_jobs = msgspec.msgpack.Decoder(list[Job]).decode
 _decode_extra = msgspec.msgpack.Decoder(Extra).decode
 _EMPTY: Final = encode(Extra())
 _NO_EXTRA: Final = Extra()
+_carray: Final[Any] = cast(Any, apsw).carray
 
 COLUMNS: Final = (
     "seq, state, due_ms, rank, blocked, flags, attempt, token, lease_until_ms, settled_token,"
@@ -97,7 +104,7 @@ def stored(row: Sequence[Any]) -> Stored:
     except msgspec.MsgspecError as error:
         raise StorageCorrupt(f"the record with seq {seq} is damaged: {error}") from error
     status = Status(
-        state=STATES[state],
+        state=state_of(state),
         seq=seq,
         due_ms=due_ms,
         rank=rank,
@@ -166,40 +173,36 @@ def overdue_at_ms(job: Job) -> int | None:
 def numbers(values: Iterable[int]) -> Any:
     """Integers as one parameter of `carray`: one statement for a whole batch.
 
-    Its type is a class of the driver that exists for type checkers only; None stands for no values.
-
     One statement matters twice: it costs less, and a thread that runs it asks for the
-    interpreter's lock once and not once a row, against a busy event loop.
+    interpreter's lock once and not once a row, against a busy event loop. None stands for no
+    values, since the driver refuses an empty array.
     """
     packed = array("q", values)
-    return apsw.carray(packed) if packed else None
+    return _carray(packed) if packed else None
 
 
 def texts(values: Iterable[str]) -> Any:
     """Strings as one parameter of `carray`."""
     packed = tuple(values)
-    return apsw.carray(packed) if packed else None
+    return _carray(packed) if packed else None
 
 
-def load(cursor: apsw.Cursor, ref: JobRef) -> Stored | None:
+def load(sql: Connection, ref: JobRef) -> Stored | None:
     """One row by id; without a queue, the first with that id."""
     if ref.queue is None:
-        found = cursor.execute(
-            f"SELECT {COLUMNS} FROM jobs WHERE id = ? ORDER BY seq LIMIT 1", (ref.id,)
-        )
+        found = sql.rows(f"SELECT {COLUMNS} FROM jobs WHERE id = ? ORDER BY seq LIMIT 1", (ref.id,))
     else:
-        found = cursor.execute(
+        found = sql.rows(
             f"SELECT {COLUMNS} FROM jobs WHERE id = ? AND queue = ?", (ref.id, ref.queue)
         )
-    rows = found.fetchall()
-    return stored(rows[0]) if rows else None
+    return stored(found[0]) if found else None
 
 
-def load_seqs(cursor: apsw.Cursor, seqs: Sequence[int]) -> list[Stored]:
+def load_seqs(sql: Connection, seqs: Sequence[int]) -> list[Stored]:
     """Rows by seq, in the order of `seqs`; those that are gone are left out."""
     if not seqs:
         return []
-    found = cursor.execute(
+    found = sql.rows(
         f"SELECT {COLUMNS} FROM jobs WHERE seq IN (SELECT value FROM carray(?))", (numbers(seqs),)
     )
     by_seq = {row[0]: stored(row) for row in found}

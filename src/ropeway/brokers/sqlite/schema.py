@@ -1,20 +1,14 @@
-"""The database file: its tables, its version, and how a connection to it is opened."""
+"""The database file: its tables, its version, and what must be true before it is used."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import apsw
-
-from ropeway.brokers.sqlite.faults import named
+from ropeway.brokers.sqlite.connection import Connection, named
 from ropeway.errors import ConfigError, SchemaMismatch, StorageCorrupt, StorageReadOnly
 
 APPLICATION_ID = 0x524F5057  # "ROPW"
-BUSY_MS = 60_000
 LEASE_MAX_MS = 24 * 3600 * 1000
-JOURNAL_MAX_BYTES = 48 * 1024 * 1024
-_CHECKPOINT_PAGES = 4_000
-_CACHE_KIB = 64 * 1024
 
 # Codes of `jobs.state`, in the order of `State`: 0 pending, 1 scheduled, 2 available, 3 running,
 # 4 retryable, 5 completed, 6 dead, 7 cancelled. Columns that most jobs leave empty cost one byte.
@@ -129,29 +123,7 @@ def create_file(path: Path) -> None:
         )
 
 
-def connect(path: Path, *, synchronous: str, readonly: bool = False) -> apsw.Connection:
-    """Open a connection with the settings that every part of the broker relies on."""
-    flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
-    with named(path):
-        connection = apsw.Connection(str(path), flags=flags, statementcachesize=200)
-        try:
-            connection.set_busy_timeout(BUSY_MS)
-            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-            if not readonly:
-                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-                connection.execute("PRAGMA journal_mode = WAL").fetchall()
-                connection.execute(f"PRAGMA synchronous = {synchronous}")
-                connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}").fetchall()
-                connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_MAX_BYTES}").fetchall()
-        except BaseException:
-            connection.close()
-            raise
-    return connection
-
-
-def migrate(
-    connection: apsw.Connection, path: Path, migrations: Sequence[str] = MIGRATIONS
-) -> None:
+def migrate(connection: Connection, path: Path, migrations: Sequence[str] = MIGRATIONS) -> None:
     """Bring the schema to this release's version, in one transaction; a no-op when it is there.
 
     Raises:
@@ -159,45 +131,34 @@ def migrate(
         StorageCorrupt: the file is a database of another program.
     """
     newest = len(migrations)
-    with named(path):
-        if _version(connection, path, newest) == newest:
-            return
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for script in migrations[_version(connection, path, newest) :]:
-                connection.execute(script)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {newest}")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
+    if _version(connection, path, newest) == newest:
+        return
+    with connection.transaction():
+        for script in migrations[_version(connection, path, newest) :]:
+            connection.run(script)
+        connection.run(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.run(f"PRAGMA user_version = {newest}")
 
 
-def begin(connection: apsw.Connection, mono_ms: int) -> int:
+def begin(connection: Connection, mono_ms: int) -> int:
     """Take note of the host's boot; the time below which the schedules' clock may not fall.
 
     Leases are measured on the host's monotonic clock, which starts anew with each boot: those of
     an earlier boot have ended.
     """
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        ((boot,),) = connection.execute("SELECT boot FROM meta").fetchall()
-        now = _boot()
-        connection.execute(
+    now = _boot()
+    with connection.transaction():
+        ((boot,),) = connection.rows("SELECT boot FROM meta")
+        connection.run(
             "UPDATE jobs SET lease_until_ms = 0 WHERE state = 3 AND (?1 OR lease_until_ms > ?2)",
             (boot != now, mono_ms + LEASE_MAX_MS),
         )
         if boot != now:
-            connection.execute("UPDATE meta SET boot = ?", (now,))
-        ((floor_ms,),) = connection.execute(
+            connection.run("UPDATE meta SET boot = ?", (now,))
+        ((floor_ms,),) = connection.rows(
             "SELECT max(clock_ms, coalesce((SELECT created_at_ms FROM jobs"
             " ORDER BY seq DESC LIMIT 1), 0)) FROM meta"
-        ).fetchall()
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
+        )
     return floor_ms
 
 
@@ -217,19 +178,19 @@ def versions(path: Path) -> tuple[int, int]:
     newest = len(MIGRATIONS)
     if not path.exists():
         return 0, newest
-    connection = connect(path, synchronous="FULL", readonly=True)
-    try:
-        with named(path):
+    with named(path):
+        connection = Connection(path, synchronous="FULL", readonly=True)
+        try:
             return _version(connection, path, newest), newest
-    finally:
-        connection.close()
+        finally:
+            connection.close()
 
 
-def _version(connection: apsw.Connection, path: Path, newest: int) -> int:
-    application_id = connection.pragma("application_id")
-    version = int(connection.pragma("user_version"))
+def _version(connection: Connection, path: Path, newest: int) -> int:
+    ((application_id,),) = connection.rows("PRAGMA application_id")
+    ((version,),) = connection.rows("PRAGMA user_version")
     if application_id == 0 and version == 0:
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0][0]
+        ((tables,),) = connection.rows("SELECT count(*) FROM sqlite_schema")
         if not tables:
             return 0
     if application_id != APPLICATION_ID:

@@ -66,7 +66,7 @@ def _fences(step: Step, leases: Iterable[Lease]) -> dict[tuple[str, str], Fence]
     ids = {lease.job.id for lease in leases}
     if not ids:
         return {}
-    ((found,),) = step.cursor.execute(_FENCES, (texts(ids),)).fetchall()
+    ((found,),) = step.sql.rows(_FENCES, (texts(ids),))
     return {(fence.id, fence.queue): fence for fence in _Fences.decode(found)}
 
 
@@ -74,7 +74,7 @@ def _survived(step: Step, fence: Fence | None, lease: Lease) -> None:
     """A holder thought dead has answered: that crash is taken back."""
     if fence is None or not fence.has_extra or fence.state >= _COMPLETED:
         return
-    for row in load_seqs(step.cursor, [fence.seq]):
+    for row in load_seqs(step.sql, [fence.seq]):
         if any(crash.token == lease.token for crash in row.status.crashes):
             step.put(row, lifecycle.survived(row.status, lease.token))
 
@@ -145,16 +145,14 @@ def _complete(step: Step, acks: Sequence[tuple[Fence, Ack]]) -> None:
         place += max(size, 0)
         step.counts[fence.queue, _RUNNING] -= 1
         step.counts[fence.queue, _COMPLETED] += 1
-    step.cursor.execute(
-        _COMPLETE, (msgspec.json.encode(rows).decode(), b"".join(blobs), step.now_ms)
-    )
+    step.sql.run(_COMPLETE, (msgspec.json.encode(rows).decode(), b"".join(blobs), step.now_ms))
     for parent_id in step.needed([ack.lease.job.id for _, ack in acks]):
         step.unblock_children(parent_id)
     step.woke = True
 
 
 def _settle_one(step: Step, seq: int, outcome: Outcome) -> None:
-    (row,) = load_seqs(step.cursor, [seq])
+    (row,) = load_seqs(step.sql, [seq])
     status = lifecycle.settle(row.status, outcome, now_ms=step.now_ms)
     ended = step.write(row, status)
     if isinstance(outcome, Ack):  # after the key is free, before a child can lose its last parent
@@ -196,12 +194,12 @@ def extend(step: Step, call: Beats) -> list[Extended]:
             plain.append(fence.seq)
         answers.append(Extended(told, until_ms))
     if plain:
-        step.cursor.execute(_PROLONG, (numbers(plain), until_ms))
+        step.sql.run(_PROLONG, (numbers(plain), until_ms))
     return answers
 
 
 def _keep(step: Step, seq: int, beat: Beat, until_ms: int) -> Stored:
-    (row,) = load_seqs(step.cursor, [seq])
+    (row,) = load_seqs(step.sql, [seq])
     status = lifecycle.extended(
         row.status, lease_until_ms=until_ms, progress=beat.progress, saved=beat.saved
     )
@@ -229,14 +227,13 @@ def append(step: Step, entries: Sequence[Entry]) -> list[ExtendAnswer]:
             continue
         if fence.seq not in last:
             if not fence.flags & Flag.EVENTS:
-                step.cursor.execute(_MARK_EVENTS, (int(Flag.EVENTS), fence.seq))
-            last[fence.seq] = step.first(_LAST_EVENT, (fence.seq,)) or (0, 0)
+                step.sql.run(_MARK_EVENTS, (int(Flag.EVENTS), fence.seq))
+            last[fence.seq] = step.sql.first(_LAST_EVENT, (fence.seq,)) or (0, 0)
         n, total = last[fence.seq]
         last[fence.seq] = n + 1, total + len(entry.data.encode())
         rows.append((fence.seq, n + 1, entry.at_ms, entry.kind, last[fence.seq][1], entry.data))
         answers.append(ExtendAnswer.OK)
-    step.cursor.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+    step.sql.run_many("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
     for seq, (n, total) in last.items():
-        step.cursor.execute(_TRIM_EVENTS, (seq, n - EVENTS_KEPT, total - EVENTS_BYTES_KEPT))
+        step.sql.run(_TRIM_EVENTS, (seq, n - EVENTS_KEPT, total - EVENTS_BYTES_KEPT))
     return answers
-

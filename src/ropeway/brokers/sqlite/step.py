@@ -5,14 +5,12 @@ Set-based statements elsewhere are only for jobs whose flags say that nothing fo
 """
 
 from collections import Counter
-from typing import Any
-import apsw
 
 from ropeway import lifecycle
+from ropeway.brokers.sqlite.connection import Connection
 from ropeway.brokers.sqlite.rows import (
     CODE,
     FIRST_FINAL,
-    STATES,
     Flag,
     Stored,
     encode,
@@ -22,6 +20,7 @@ from ropeway.brokers.sqlite.rows import (
     load_seqs,
     numbers,
     overdue_at_ms,
+    state_of,
     texts,
 )
 from ropeway.job import FINAL, Job, JobRef, State, Status
@@ -49,12 +48,12 @@ ON CONFLICT DO UPDATE SET n = n + excluded.n
 
 
 class Step:
-    """One transaction: its cursor, its time, and what must be written at its end."""
+    """One transaction: its connection, its time, and what must be written at its end."""
 
-    __slots__ = ("counts", "cursor", "mono_ms", "now_ms", "woke")
+    __slots__ = ("counts", "mono_ms", "now_ms", "sql", "woke")
 
-    def __init__(self, cursor: apsw.Cursor, *, now_ms: int, mono_ms: int) -> None:
-        self.cursor = cursor
+    def __init__(self, sql: Connection, *, now_ms: int, mono_ms: int) -> None:
+        self.sql = sql
         self.now_ms = now_ms  # wall clock, never backwards: schedules
         self.mono_ms = mono_ms  # leases
         self.counts: Counter[tuple[str, int]] = Counter()  # changes of `counters`
@@ -64,13 +63,8 @@ class Step:
         """Write the changed counts; the last thing before the commit."""
         for (queue, state), change in self.counts.items():
             if change:
-                self.cursor.execute(_COUNT, (queue, state, change))
+                self.sql.run(_COUNT, (queue, state, change))
         self.counts.clear()
-
-    def first(self, sql: str, values: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
-        """The first row of a query, or None."""
-        rows = self.cursor.execute(sql, values).fetchall()
-        return rows[0] if rows else None
 
     # ------------------------------------------------------------------ one job
 
@@ -78,7 +72,7 @@ class Step:
         """Insert a new job, give it its seq, and note its parents."""
         key, until_ms = self._key(job, status.state, seq=0)
         flags = flags_of(job, status)
-        self.cursor.execute(
+        self.sql.run(
             _INSERT,
             (
                 *(job.id, job.queue, job.task, CODE[status.state], job.priority, status.due_ms),
@@ -86,7 +80,7 @@ class Step:
                 *(overdue_at_ms(job), extra_of(status), encode(job)),
             ),
         )
-        status.seq = self.cursor.connection.last_insert_rowid()
+        status.seq = self.sql.last_rowid
         self.counts[job.queue, CODE[status.state]] += 1
         self.woke = True
         for parent_id in job.parents:
@@ -110,7 +104,7 @@ class Step:
         flags = flags_of(words, status, kept=old.flags)
         prune_at_ms = lifecycle.prune_at_ms(words, status) if final else None
         blocked = status.blocked_on is not None and not final and words.ordering_key is not None
-        self.cursor.execute(
+        self.sql.run(
             _UPDATE,
             (
                 *(words.queue, words.task, CODE[status.state], words.priority, status.rank),
@@ -154,11 +148,11 @@ class Step:
     def _prune_at_once(self, row: Stored) -> None:
         """Retention 0: gone with its end, unless a child or a waiter still needs the record."""
         seq = row.status.seq
-        waited = self.first(
+        waited = self.sql.first(
             "SELECT 1 FROM waiters WHERE seq = ? AND until_ms > ? LIMIT 1", (seq, self.now_ms)
         )
         if waited:
-            self.cursor.execute(
+            self.sql.run(
                 "UPDATE jobs SET prune_at_ms = ? WHERE seq = ?",
                 (self.now_ms + RESULT_KEPT_MS, seq),
             )
@@ -168,7 +162,7 @@ class Step:
     def remove(self, row: Stored) -> None:
         """Delete a row that is not running, with all that hangs on it."""
         job, status = row.job, row.status
-        self.cursor.execute("DELETE FROM jobs WHERE seq = ?", (status.seq,))
+        self.sql.run("DELETE FROM jobs WHERE seq = ?", (status.seq,))
         self.forget([status.seq], row.flags)
         self.counts[job.queue, CODE[status.state]] -= 1
         self.woke = True
@@ -181,23 +175,23 @@ class Step:
         """Delete what other tables keep for removed rows; `flags`: of all of them together."""
         gone = "IN (SELECT value FROM carray(?))"
         if flags & Flag.EDGES:
-            self.cursor.execute(f"DELETE FROM edges WHERE child_seq {gone}", (numbers(seqs),))
+            self.sql.run(f"DELETE FROM edges WHERE child_seq {gone}", (numbers(seqs),))
         if flags & Flag.EVENTS:
-            self.cursor.execute(f"DELETE FROM events WHERE job_seq {gone}", (numbers(seqs),))
+            self.sql.run(f"DELETE FROM events WHERE job_seq {gone}", (numbers(seqs),))
 
     # ------------------------------------------------------------------ unique keys
 
     def holder(self, queue: str, key: str) -> Stored | None:
         """The job that holds a unique key now. A key whose window has passed is let go here."""
-        found = self.first(
+        found = self.sql.first(
             "SELECT seq FROM jobs WHERE queue = ? AND unique_key = ?", (queue, key)
         )
         if found is None:
             return None
-        (row,) = load_seqs(self.cursor, [found[0]])
+        (row,) = load_seqs(self.sql, [found[0]])
         if lifecycle.holds_key(row.job, row.status.state, now_ms=self.now_ms):
             return row
-        self.cursor.execute(
+        self.sql.run(
             "UPDATE jobs SET unique_key = NULL, unique_until_ms = NULL WHERE seq = ?",
             (row.status.seq,),
         )
@@ -221,49 +215,45 @@ class Step:
 
     def _choose_head(self, queue: str, key: str) -> None:
         """Let only the unfinished job with the lowest seq run; one that runs already stays."""
-        head = self.first(
+        head = self.sql.first(
             "SELECT seq FROM jobs WHERE queue = ? AND ordering_key = ? AND blocked = 0"
             " AND state = 3 AND state < 5 LIMIT 1",
             (queue, key),
-        ) or self.first(
+        ) or self.sql.first(
             "SELECT seq FROM jobs WHERE queue = ? AND ordering_key = ? AND state < 5"
             " ORDER BY seq LIMIT 1",
             (queue, key),
         )
         if head is None:
             return
-        self.cursor.execute(
+        self.sql.run(
             "UPDATE jobs SET blocked = 1 WHERE queue = ? AND ordering_key = ? AND blocked = 0"
             " AND state < 5 AND seq <> ?",
             (queue, key, head[0]),
         )
-        self.cursor.execute(
-            "UPDATE jobs SET blocked = 0 WHERE seq = ? AND blocked = 1", (head[0],)
-        )
+        self.sql.run("UPDATE jobs SET blocked = 0 WHERE seq = ? AND blocked = 1", (head[0],))
 
     # ------------------------------------------------------------------ parents and children
 
     def children(self, parent_id: str) -> list[Stored]:
         """The pending jobs that have this parent, in the order of seq."""
-        found = self.cursor.execute(
+        found = self.sql.rows(
             "SELECT j.seq FROM edges e JOIN jobs j ON j.seq = e.child_seq"
             " WHERE e.parent_id = ? AND j.state = 0 ORDER BY j.seq",
             (parent_id,),
         )
-        return load_seqs(self.cursor, [row[0] for row in found.fetchall()])
+        return load_seqs(self.sql, [row[0] for row in found])
 
     def unblock_children(self, parent_id: str) -> None:
         """A parent is completed: its children wait for one less."""
         for child in self.children(parent_id):
             if parent_id in child.status.waiting_on:
                 now_ms = self.now_ms
-                self.put(
-                    child, lifecycle.parent_completed(child.status, parent_id, now_ms=now_ms)
-                )
+                self.put(child, lifecycle.parent_completed(child.status, parent_id, now_ms=now_ms))
 
     def adopt(self, parent_id: str, ref: JobRef) -> None:
         """Let the pending job `ref` wait for `parent_id` too; any other job is left alone."""
-        child = load(self.cursor, ref)
+        child = load(self.sql, ref)
         if child is None or child.status.state is not State.PENDING:
             return
         status = child.status
@@ -273,18 +263,18 @@ class Step:
         self.put(marked, status)
 
     def _link(self, parent_id: str, child_seq: int) -> None:
-        self.cursor.execute("INSERT OR IGNORE INTO edges VALUES (?, ?)", (parent_id, child_seq))
+        self.sql.run("INSERT OR IGNORE INTO edges VALUES (?, ?)", (parent_id, child_seq))
 
     def parent_state(self, parent_id: str) -> State | None:
         """The state of a parent; None when it is not known here."""
-        found = self.first(
+        found = self.sql.first(
             "SELECT state FROM jobs WHERE id = ? ORDER BY seq LIMIT 1", (parent_id,)
         )
-        return STATES[found[0]] if found else None
+        return state_of(found[0]) if found else None
 
     def cascade(self, parent_id: str) -> None:
         """A parent failed or was deleted: leave its children to `maintain`."""
-        self.cursor.execute(
+        self.sql.run(
             "INSERT OR REPLACE INTO cascades SELECT ?1, 0"
             " WHERE EXISTS (SELECT 1 FROM edges WHERE parent_id = ?1)",
             (parent_id,),
@@ -292,20 +282,20 @@ class Step:
 
     def with_edges(self, parent_ids: list[str]) -> set[str]:
         """Those of the ids that are some job's parent."""
-        if not parent_ids or self.first("SELECT 1 FROM edges LIMIT 1") is None:
+        if not parent_ids or self.sql.first("SELECT 1 FROM edges LIMIT 1") is None:
             return set()
-        found = self.cursor.execute(
+        found = self.sql.rows(
             "SELECT DISTINCT parent_id FROM edges WHERE parent_id IN (SELECT value FROM carray(?))",
             (texts(parent_ids),),
         )
-        return {parent_id for (parent_id,) in found.fetchall()}
+        return {parent_id for (parent_id,) in found}
 
     def needed(self, parent_ids: list[str]) -> set[str]:
         """Those of the ids for which an unfinished job still has an edge."""
         return {
             parent_id
             for parent_id in self.with_edges(parent_ids)
-            if self.first(
+            if self.sql.first(
                 "SELECT 1 FROM edges e JOIN jobs j ON j.seq = e.child_seq"
                 f" WHERE e.parent_id = ? AND j.state < {FIRST_FINAL} LIMIT 1",
                 (parent_id,),

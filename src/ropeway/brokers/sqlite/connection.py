@@ -1,0 +1,134 @@
+"""A connection to the database file: how it is opened, asked, and what its failures are called."""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+
+from ropeway.errors import (
+    BrokerError,
+    Disconnected,
+    StorageCorrupt,
+    StorageFull,
+    StorageReadOnly,
+)
+
+BUSY_MS: Final = 60_000
+JOURNAL_MAX_BYTES: Final = 48 * 1024 * 1024
+_CHECKPOINT_PAGES: Final = 4_000
+_CACHE_KIB: Final = 64 * 1024
+
+_NAMES: Final[tuple[tuple[type[apsw.Error], type[BrokerError], str], ...]] = (
+    (apsw.FullError, StorageFull, "no space is left; nothing was written. Free some and repeat"),
+    (apsw.ReadOnlyError, StorageReadOnly, "cannot be written; check its owner and mode"),
+    (apsw.CantOpenError, StorageReadOnly, "cannot be opened; check its owner and mode"),
+    (apsw.PermissionsError, StorageReadOnly, "cannot be written; check its owner and mode"),
+    (apsw.NotADBError, StorageCorrupt, "is not a SQLite database; give another path"),
+    (apsw.CorruptError, StorageCorrupt, "is damaged; restore it from a backup"),
+    (apsw.BusyError, Disconnected, "is locked by another program; close that and repeat"),
+    (apsw.LockedError, Disconnected, "is locked by another program; close that and repeat"),
+    (apsw.IOError, Disconnected, "the file system failed; nothing was written"),
+)
+
+Row = tuple[Any, ...]
+Values = Sequence[Any]
+
+
+def error_of(error: apsw.Error, path: Path) -> BrokerError:
+    """The error to raise in place of one of SQLite's."""
+    for kind, named_as, what in _NAMES:
+        if isinstance(error, kind):
+            return named_as(f"{path}: {what} ({error})")
+    return BrokerError(f"{path}: {type(error).__name__}: {error}")
+
+
+@contextmanager
+def named(path: Path) -> Generator[None, None, None]:
+    """Turn SQLite's errors of the block into Ropeway's."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise error_of(error, path) from error
+
+
+class Connection:
+    """One connection. Used by one thread at a time; its statements are cached.
+
+    Raises:
+        apsw.Error: every method; `error_of` gives it its name.
+    """
+
+    def __init__(self, path: Path, *, synchronous: str, readonly: bool = False) -> None:
+        flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
+        self._raw: Any = apsw.Connection(str(path), flags=flags, statementcachesize=200)
+        try:
+            self._raw.set_busy_timeout(BUSY_MS)
+            self.run(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            if not readonly:
+                self.run("PRAGMA auto_vacuum = INCREMENTAL")
+                self.run("PRAGMA journal_mode = WAL")
+                self.run(f"PRAGMA synchronous = {synchronous}")
+                self.run(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+                self.run(f"PRAGMA journal_size_limit = {JOURNAL_MAX_BYTES}")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._raw.close()
+
+    def walk(self, sql: str, values: Values = ()) -> Iterator[Row]:
+        """The rows of a query, one by one."""
+        return self._raw.execute(sql, values)
+
+    def rows(self, sql: str, values: Values = ()) -> list[Row]:
+        """All rows of a query."""
+        return self._raw.execute(sql, values).fetchall()
+
+    def first(self, sql: str, values: Values = ()) -> Row | None:
+        """The first row of a query, or None."""
+        rows = self._raw.execute(sql, values).fetchall()
+        return rows[0] if rows else None
+
+    def run(self, sql: str, values: Values = ()) -> None:
+        """Run statements to their end."""
+        self._raw.execute(sql, values).fetchall()
+
+    def run_many(self, sql: str, rows: Sequence[Values]) -> None:
+        """Run a statement once a row."""
+        self._raw.executemany(sql, rows)
+
+    @property
+    def changes(self) -> int:
+        """How many rows the last statement wrote."""
+        return self._raw.changes()
+
+    @property
+    def last_rowid(self) -> int:
+        """The rowid that the last INSERT gave."""
+        return self._raw.last_insert_rowid()
+
+    @contextmanager
+    def transaction(self) -> Generator[None, None, None]:
+        """The block's writes happen entirely and durably, or not at all."""
+        self._raw.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._raw.execute("COMMIT")
+        except BaseException:
+            if self._raw.in_transaction:  # some failures end it by themselves
+                self._raw.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def snapshot(self) -> Generator[None, None, None]:
+        """The block's reads see one moment of the database."""
+        self._raw.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self._raw.in_transaction:
+                self._raw.execute("COMMIT")
