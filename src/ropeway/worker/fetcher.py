@@ -211,6 +211,7 @@ class Fetcher:
         self._changed.clear()
 
     async def _wait_for_room(self) -> None:
+        self._runner.room_at = max(self._ahead() // 2, self._runner.concurrency)
         self._runner.on_room = self._on_room
         try:
             await self._wait()
@@ -219,6 +220,7 @@ class Fetcher:
 
     def _on_room(self) -> None:
         if self._wanted() > 0:
+            self._runner.on_room = None
             self._changed.set()
 
     def _on_settled(self) -> None:

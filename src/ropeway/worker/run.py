@@ -11,7 +11,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final, Literal, Protocol
 
-from ropeway.context import Context
 from ropeway.definition import Definition
 from ropeway.job import JobRef, Lease, Progress
 from ropeway.outcome import Settled
@@ -77,25 +76,19 @@ class Run:
 
     """
 
-    __slots__ = (
-        "_saves",
-        "answered",
-        "context",
-        "definition",
-        "fence_at_ms",
-        "hard_at_ms",
-        "hard_limit",
-        "interrupt",
-        "lease",
-        "lines",
-        "pending_progress",
-        "pending_save",
-        "reason",
-        "reserved_at_ms",
-        "slot",
-        "soft_at_ms",
-        "started",
-    )
+    # Defaults live in the class: a run that needs none of them sets four attributes, not twenty.
+    definition: Definition | None = None
+    soft_at_ms: int | None = None
+    hard_at_ms: int | None = None
+    hard_limit: Literal["timeout", "deadline"] = "timeout"
+    reason: Stop | None = None
+    started = False
+    slot: asyncio.Task[None] | None = None
+    interrupt: Callable[[Stop], None] | None = None
+    answered: asyncio.Future[Settled] | None = None
+    pending_progress: Progress | None = None
+    pending_save: tuple[bytes, Future[None]] | None = None
+    lines: deque[tuple[str, str]] | None = None
 
     def __init__(
         self, lease: Lease, *, saves: SaveQueue, reserved_at_ms: int, fence_at_ms: int
@@ -103,19 +96,6 @@ class Run:
         self.lease = lease
         self.reserved_at_ms = reserved_at_ms
         self.fence_at_ms = fence_at_ms
-        self.definition: Definition | None = None
-        self.context: Context[object] | None = None
-        self.soft_at_ms: int | None = None
-        self.hard_at_ms: int | None = None
-        self.hard_limit: Literal["timeout", "deadline"] = "timeout"
-        self.reason: Stop | None = None
-        self.started = False
-        self.slot: asyncio.Task[None] | None = None
-        self.interrupt: Callable[[Stop], None] | None = None
-        self.answered: asyncio.Future[Settled] | None = None
-        self.pending_progress: Progress | None = None
-        self.pending_save: tuple[bytes, Future[None]] | None = None
-        self.lines: deque[tuple[str, str]] | None = None
         self._saves = saves
 
     def __repr__(self) -> str:

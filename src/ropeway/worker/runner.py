@@ -1,45 +1,30 @@
 """Runs handlers: a fixed number of slots, each a task that takes one run after the other.
 
-A run passes these steps: look up the task, decode the payload, settle first where the task wants
-it (`ack="before"`), set the limits, call the handler where it belongs, turn its end into an
-outcome. Slots stay, since a task per job costs 20 times as much; only as many are woken as
-handlers wait for something.
+Slots stay, since a task per job costs 20 times as much, and only as many are woken as handlers
+wait for something: one slot runs any number of handlers that never wait.
 """
 
 import asyncio
-import contextvars
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any, Final, cast
 
 from ropeway.clock import Clock
-from ropeway.context import CURRENT, Context
 from ropeway.definition import Definition
-from ropeway.errors import CodecError, ConfigError
 from ropeway.job import JobRef
-from ropeway.outcome import Ack, Cancel, Outcome, Release, Settled
-from ropeway.verdict import Verdict
-from ropeway.worker.deadlines import Deadlines
-from ropeway.worker.handlers import drive, ending
-from ropeway.worker.handlers.processes import Crashed, Processes
-from ropeway.worker.handlers.threads import Carried, Threads
-from ropeway.worker.run import (
-    CancelRequested,
-    HardTimeout,
-    LeaseLost,
-    Run,
-    ShuttingDown,
-    Stop,
-)
+from ropeway.outcome import Cancel, Outcome, Release
+from ropeway.worker.handlers import ending
+from ropeway.worker.handlers.calls import Calls
+from ropeway.worker.run import CancelRequested, Run, ShuttingDown, Stop
 from ropeway.worker.settler import Settler
 
 _log = logging.getLogger("ropeway.worker")
 
 SLOT_NAME: Final = "ropeway-slot"
 CLOSE_S: Final = 1.0
-TURN_MS: Final = 5
+TURN_S: Final = 0.005
 """How long a slot runs handlers that never wait before it lets the rest of the loop run."""
 
 
@@ -49,7 +34,7 @@ class Runner:
     Attributes:
         concurrency: how many runs may be in progress; may change at any time.
         busy: how many are.
-        on_room: called when a run has ended, while somebody waits for room.
+        on_room: called when a run has ended and at most `room_at` are waiting for a slot.
 
     """
 
@@ -62,23 +47,17 @@ class Runner:
         state: Any,
         clock: Clock,
     ) -> None:
-        self._tasks = tasks
         self._settler = settler
-        self._state = state
-        self._clock = clock
+        self._calls = Calls(tasks, settler, state=state, clock=clock)
         self.now_ms = clock.mono_ms
-        self._base = contextvars.copy_context()
-        self._threads = Threads()
-        self._processes = Processes()
-        self._deadlines = Deadlines(clock)
         self._buffer: deque[Run] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._slots: set[asyncio.Task[None]] = set()
         self._running: set[Run] = set()
-        self._closing = False
         self.concurrency = concurrency
         self.ended = 0
         self.on_room: Callable[[], None] | None = None
+        self.room_at = 0
 
     # -- what the other roles ask for --------------------------------------------------------
 
@@ -143,14 +122,12 @@ class Runner:
 
     async def close(self) -> None:
         """End slots, threads and processes. What still runs is cancelled and not waited for."""
-        self._closing = True
+        self._calls.closing()
         for slot in self._slots:
             slot.cancel()
         if self._slots:
             await asyncio.wait(self._slots, timeout=CLOSE_S)
-        self._deadlines.close()
-        self._threads.close()
-        self._processes.close()
+        self._calls.close()
 
     # -- slots -------------------------------------------------------------------------------
 
@@ -164,188 +141,45 @@ class Runner:
 
     async def _slot(self) -> None:
         me = cast("asyncio.Task[None]", asyncio.current_task())
-        mono_ms = self._clock.mono_ms
-        turn_until_ms = mono_ms() + TURN_MS
+        turn_until = monotonic() + TURN_S
         try:
             while len(self._slots) <= self.concurrency:
                 if not self._buffer:
                     idle = asyncio.get_running_loop().create_future()
                     self._idle.append(idle)
                     await idle
-                    turn_until_ms = mono_ms() + TURN_MS
+                    turn_until = monotonic() + TURN_S
                     continue
-                run = self._buffer.popleft()
-                self._running.add(run)
-                try:
-                    outcome = await self._serve(run, me)
-                except Exception:  # noqa: BLE001 - nor may a bug of our own
-                    _log.exception("the worker itself failed", extra=run.label)
-                    outcome = ending.of_own_fault(run.lease)
-                finally:
-                    self._running.discard(run)
-                self.ended += 1
-                self._settle(run, outcome)
-                if self.on_room is not None:
-                    self.on_room()
-                if mono_ms() >= turn_until_ms:
+                await self._serve(self._buffer.popleft(), me)
+                if monotonic() >= turn_until:
                     await asyncio.sleep(0)
-                    turn_until_ms = mono_ms() + TURN_MS
+                    turn_until = monotonic() + TURN_S
         finally:
             self._slots.discard(me)
+
+    async def _serve(self, run: Run, slot: "asyncio.Task[None]") -> None:
+        self._running.add(run)
+        try:
+            outcome = self._calls.begin(run)
+            if callable(outcome):  # it waits for something: let others begin meanwhile
+                if self._buffer:
+                    self._wake(len(self._buffer))
+                outcome = await outcome(slot)
+        except Exception:  # noqa: BLE001 - nor may a bug of our own end the worker
+            _log.exception("the worker itself failed", extra=run.label)
+            outcome = ending.of_own_fault(run.lease)
+        finally:
+            self._running.discard(run)
+        self.ended += 1
+        self._settle(run, outcome)
+        if self.on_room is not None and len(self._buffer) <= self.room_at:
+            self.on_room()
 
     def _settle(self, run: Run, outcome: Outcome | None) -> None:
         if outcome is None:
             self._settler.drop(run)
         else:
             self._settler.put(run, outcome)
-
-    # -- the steps of one run ----------------------------------------------------------------
-
-    async def _serve(self, run: Run, slot: "asyncio.Task[None]") -> Outcome | None:
-        """Run one job; None when there is nothing to settle (any more)."""
-        lease = run.lease
-        job = lease.job
-        definition = self._tasks.get(job.task)
-        if definition is None:
-            _log.warning("no task of this name is registered here", extra=run.label)
-            return ending.of_unknown_task(lease)
-        run.definition = definition
-        args: tuple[Any, ...] = ()
-        kwargs: dict[str, Any] = {}
-        if definition.kind != "process":  # a child decodes for itself
-            try:
-                args, kwargs = definition.parameters.decode(job.payload, job.codec)
-            except (CodecError, ConfigError) as error:
-                _log.error("the payload does not fit: %s", error, extra=run.label)
-                return ending.of_bad_payload(lease, error)
-        if definition.ack == "before" and not await self._settle_first(run):
-            return None
-        run.started = True
-        limited = self._set_limits(run, definition)
-        try:
-            outcome = await self._call(run, definition, (args, kwargs), slot)
-        finally:
-            if limited:
-                self._deadlines.forget(run)
-        return None if definition.ack == "before" else outcome
-
-    async def _settle_first(self, run: Run) -> bool:
-        """`ack="before"`: the job is completed before it runs, so it never runs twice."""
-        self._wake(len(self._buffer))
-        answer = await self._settler.put_and_wait(run, Ack(lease=run.lease))
-        return answer is not Settled.LOST  # ALREADY: an answer to this very run got lost
-
-    def _set_limits(self, run: Run, definition: Definition) -> bool:
-        job = run.lease.job
-        limits = [ms for ms in (job.timeout_ms, definition.timeout_ms) if ms is not None]
-        if not limits and job.deadline_at_ms is None and definition.soft_timeout_ms is None:
-            return False
-        now_ms = self._clock.mono_ms()
-        if limits:
-            run.hard_at_ms = now_ms + min(limits)
-        if job.deadline_at_ms is not None:
-            at_ms = now_ms + job.deadline_at_ms - self._clock.wall_ms()
-            if run.hard_at_ms is None or at_ms < run.hard_at_ms:
-                run.hard_at_ms, run.hard_limit = at_ms, "deadline"
-        if definition.soft_timeout_ms is not None:
-            run.soft_at_ms = now_ms + definition.soft_timeout_ms
-        self._deadlines.watch(run)
-        return True
-
-    async def _call(
-        self,
-        run: Run,
-        definition: Definition,
-        arguments: tuple[tuple[Any, ...], dict[str, Any]],
-        slot: "asyncio.Task[None]",
-    ) -> Outcome | None:
-        context = Context(run.lease, state=self._state, reporter=run)
-        context.watch(run.stop_reason)
-        run.context = context
-        if run.hard_at_ms is not None:
-            context.stop_at = run.hard_at_ms / 1000
-        scope = self._base.copy()
-        scope.run(CURRENT.set, context)
-        args, kwargs = arguments
-        if definition.wants_ctx:
-            args = (context, *args)
-        try:
-            if definition.kind == "async":
-                coroutine = definition.func(*args, **kwargs)
-                value = await self._on_loop(run, coroutine, scope, slot)
-            elif definition.kind == "thread":
-                call = partial(scope.run, partial(definition.func, *args, **kwargs))
-                value = await self._elsewhere(run, call)
-            else:
-                return await self._elsewhere(run, partial(self._processes.run, run))
-        except BaseException as error:
-            if self._closing and isinstance(error, asyncio.CancelledError):
-                raise
-            return self._outcome_of_error(run, definition, error)
-        finally:
-            run.slot = None
-            while slot.cancelling() and not self._closing:
-                slot.uncancel()  # it was meant for this run, not for the slot
-        if isinstance(run.reason, LeaseLost):
-            return None
-        return ending.of_result(run.lease, definition, value)
-
-    async def _on_loop(
-        self,
-        run: Run,
-        coroutine: Coroutine[Any, Any, Any],
-        scope: contextvars.Context,
-        slot: "asyncio.Task[None]",
-    ) -> Any:
-        try:
-            awaited = drive.begin(coroutine, scope)
-        except StopIteration as done:
-            return done.value
-        if self._buffer:
-            self._wake(len(self._buffer))
-        run.slot = slot
-        return await drive.finish(coroutine, scope, awaited)
-
-    async def _elsewhere(self, run: Run, call: Callable[[], Any]) -> Any:
-        """Run `call` in a thread; stop waiting for it at a hard limit and at the worker's end."""
-        errand = self._threads.submit(call)
-
-        def give_up(reason: Stop) -> None:
-            if isinstance(reason, HardTimeout | ShuttingDown) and not errand.answer.done():
-                self._threads.abandon(errand)
-                errand.answer.set_exception(reason)
-
-        is_process = run.definition is not None and run.definition.kind == "process"
-        if not is_process:  # a process is killed instead, which ends its thread
-            run.interrupt = give_up
-        self._wake(len(self._buffer))
-        try:
-            return await errand.answer
-        except Carried as carried:
-            raise carried.error from None
-        finally:
-            if not is_process:
-                run.interrupt = None
-
-    def _outcome_of_error(
-        self, run: Run, definition: Definition, error: BaseException
-    ) -> Outcome | None:
-        lease, reason = run.lease, run.reason
-        if reason is not None and run.is_stopping:
-            stopped = error is reason or isinstance(error, asyncio.CancelledError | Stop | Crashed)
-            if stopped or isinstance(reason, LeaseLost):
-                _log.info("stopped: %s", reason, extra=run.label)
-                return ending.of_stop(lease, reason, definition)
-        if isinstance(error, Crashed):
-            _log.error("%s; its lease expires and counts as a crash", error, extra=run.label)
-            return None
-        _log.log(
-            logging.DEBUG if isinstance(error, Verdict) else logging.WARNING,
-            "failed: %s",
-            ending.brief(error),
-            extra=run.label,
-        )
-        return ending.of_error(lease, definition, error)
 
 
 def _finish(idle: "asyncio.Future[None]") -> bool:

@@ -7,39 +7,54 @@ the caller learns when one is about to wait.
 """
 
 import types
-from collections.abc import Coroutine, Generator
-from contextvars import Context
-from typing import Any
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from contextvars import Context as Scope
+from typing import Any, Final
+
+from ropeway.context import CURRENT, Context
+
+_set_current: Final = CURRENT.set
 
 
-def begin(coroutine: Coroutine[Any, Any, Any], context: Context) -> object:
-    """Make the first step. Returns what the coroutine waits for; hand it to `finish`.
+def begin(
+    func: Callable[..., Coroutine[Any, Any, Any]],
+    context: Context[Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> tuple[Coroutine[Any, Any, Any], Any]:
+    """Call the handler and make its first step; run it inside the job's scope.
+
+    Returns:
+        The coroutine and what it waits for, both for `finish`.
 
     Raises:
         StopIteration: the coroutine has returned already; `value` is its result.
-        BaseException: whatever the coroutine raised.
+        BaseException: whatever the handler raised.
+
     """
-    return context.run(coroutine.send, None)
+    _set_current(context)
+    coroutine = func(*args, **kwargs)
+    return coroutine, coroutine.send(None)
 
 
 @types.coroutine
 def finish(
-    coroutine: Coroutine[Any, Any, Any], context: Context, awaited: object
+    coroutine: Coroutine[Any, Any, Any], scope: Scope, awaited: Any
 ) -> Generator[Any, Any, Any]:
     """Make the other steps, waiting as the coroutine does; returns its result."""
     while True:
         try:
             sent = yield awaited
         except GeneratorExit:
-            context.run(coroutine.close)
+            scope.run(coroutine.close)
             raise
         except BaseException as error:  # noqa: BLE001 - it belongs to the coroutine
             try:
-                awaited = context.run(coroutine.throw, error)
+                awaited = scope.run(coroutine.throw, error)
             except StopIteration as done:
                 return done.value
         else:
             try:
-                awaited = context.run(coroutine.send, sent)
+                awaited = scope.run(coroutine.send, sent)
             except StopIteration as done:
                 return done.value

@@ -37,10 +37,10 @@ def of_result(lease: Lease, definition: Definition, value: object) -> Outcome:
     None is stored as no result at all. A result that cannot be stored buries the job: to run it
     again would give the same.
     """
-    if isinstance(value, verdict.Verdict):
-        return of_error(lease, definition, value)
     if value is None:
         return outcome.Ack(lease=lease)
+    if isinstance(value, verdict.Verdict):
+        return of_error(lease, definition, value)
     try:
         encoded = codec.encode(
             value,

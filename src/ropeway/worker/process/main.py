@@ -57,7 +57,7 @@ def run_worker(
     """
     is_child = PARENT_VARIABLE in os.environ
     is_replaced = options.max_jobs or options.max_memory_bytes
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         if command and not is_child and (processes > 1 or is_replaced):
             return runner.run(_supervise(load(), command, processes, options.grace_ms))
         return runner.run(_work(load(), options))
@@ -131,7 +131,7 @@ def _leave_behind(code: int) -> None:
         os._exit(code)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """The constructor of uvloop's event loop where it is installed: 1.5 to 2 times as fast."""
     try:
         import uvloop  # noqa: PLC0415 - an extra

@@ -1,0 +1,222 @@
+"""The steps of one run: from a lease to an outcome.
+
+Look up the task, decode the payload, settle first where the task wants it (`ack="before"`), set
+the limits, call the handler where it belongs, turn its end into an outcome.
+
+`begin` makes as many of them as need no waiting. That is all of them for a handler that never
+waits, and such a job costs no coroutine but its own.
+"""
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any
+
+from ropeway.clock import Clock
+from ropeway.context import CURRENT, Context
+from ropeway.definition import Definition
+from ropeway.errors import CodecError, ConfigError
+from ropeway.outcome import Ack, Outcome, Settled
+from ropeway.verdict import Verdict
+from ropeway.worker.deadlines import Deadlines
+from ropeway.worker.handlers import drive, ending
+from ropeway.worker.handlers.processes import Crashed, Processes
+from ropeway.worker.handlers.threads import Carried, Threads
+from ropeway.worker.run import HardTimeout, LeaseLost, Run, ShuttingDown, Stop
+from ropeway.worker.settler import Settler
+
+_log = logging.getLogger("ropeway.worker")
+
+Slot = asyncio.Task[None]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+Rest = Callable[[Slot], Coroutine[Any, Any, Outcome | None]]
+"""What is left of a run that has to wait: to be awaited in the slot's own task."""
+
+_NOTHING: Arguments = ((), {})
+
+
+class Calls:
+    """Calls handlers on the loop, in threads and in processes.
+
+    Args:
+        state: what the lifespan yielded; `Context.state`.
+    """
+
+    def __init__(
+        self, tasks: Mapping[str, Definition], settler: Settler, *, state: Any, clock: Clock
+    ) -> None:
+        self._tasks = tasks
+        self._settler = settler
+        self._state = state
+        self._clock = clock
+        self._base = contextvars.copy_context()
+        self._threads = Threads()
+        self._processes = Processes()
+        self._deadlines = Deadlines(clock)
+        self._closing = False
+
+    def closing(self) -> None:
+        """From now on a cancelled slot is meant to end."""
+        self._closing = True
+
+    def close(self) -> None:
+        """Let go of limits, threads and processes."""
+        self._deadlines.close()
+        self._threads.close()
+        self._processes.close()
+
+    def begin(self, run: Run) -> Outcome | Rest | None:
+        """Begin a run: its outcome, what is left to await, or None when nothing is to settle."""
+        lease = run.lease
+        definition = run.definition = self._tasks.get(lease.job.task)
+        if definition is None:
+            _log.warning("no task of this name is registered here", extra=run.label)
+            return ending.of_unknown_task(lease)
+        arguments = _NOTHING
+        if definition.kind != "process":  # a child decodes for itself
+            try:
+                arguments = definition.parameters.decode(lease.job.payload, lease.job.codec)
+            except (CodecError, ConfigError) as error:
+                _log.error("the payload does not fit: %s", error, extra=run.label)
+                return ending.of_bad_payload(lease, error)
+        if definition.ack == "before":
+            return partial(self._after_ack, run, definition, arguments)
+        return self._call(run, definition, arguments)
+
+    # -- the steps ---------------------------------------------------------------------------
+
+    async def _after_ack(
+        self, run: Run, definition: Definition, arguments: Arguments, slot: Slot
+    ) -> None:
+        """`ack="before"`: the job is completed before it runs, so it never runs twice."""
+        answer = await self._settler.put_and_wait(run, Ack(lease=run.lease))
+        if answer is Settled.LOST:  # ALREADY: the answer to this very run got lost
+            return
+        rest = self._call(run, definition, arguments)
+        if callable(rest):
+            await rest(slot)
+
+    def _call(
+        self, run: Run, definition: Definition, arguments: Arguments
+    ) -> Outcome | Rest | None:
+        lease = run.lease
+        context: Context[Any] = Context(lease, state=self._state, reporter=run)
+        context.watch(run.stop_reason)
+        run.started = True
+        limited = self._set_limits(run, context, definition)
+        args, kwargs = arguments
+        if definition.wants_ctx:
+            args = (context, *args)
+        scope = self._base.copy()
+        if definition.kind != "async":
+            scope.run(CURRENT.set, context)
+            return partial(self._elsewhere, run, definition, scope, (args, kwargs))
+        try:
+            coroutine, awaited = scope.run(drive.begin, definition.func, context, args, kwargs)
+        except StopIteration as done:
+            outcome = ending.of_result(lease, definition, done.value)
+        except BaseException as error:  # noqa: BLE001 - a handler may raise anything
+            outcome = self._of_error(run, definition, error)
+        else:
+            return partial(self._on_loop, run, definition, drive.finish(coroutine, scope, awaited))
+        if limited:
+            self._deadlines.forget(run)
+        return outcome
+
+    def _set_limits(self, run: Run, context: Context[Any], definition: Definition) -> bool:
+        job = run.lease.job
+        own_ms, task_ms, deadline_ms = job.timeout_ms, definition.timeout_ms, job.deadline_at_ms
+        soft_ms = definition.soft_timeout_ms
+        if own_ms is task_ms is deadline_ms is soft_ms is None:
+            return False
+        now_ms = self._clock.mono_ms()
+        limits = [ms for ms in (own_ms, task_ms) if ms is not None]
+        if limits:
+            run.hard_at_ms = now_ms + min(limits)
+        if deadline_ms is not None:
+            at_ms = now_ms + deadline_ms - self._clock.wall_ms()
+            if run.hard_at_ms is None or at_ms < run.hard_at_ms:
+                run.hard_at_ms, run.hard_limit = at_ms, "deadline"
+        if soft_ms is not None:
+            run.soft_at_ms = now_ms + soft_ms
+        if run.hard_at_ms is not None:
+            context.stop_at = run.hard_at_ms / 1000
+        self._deadlines.watch(run)
+        return True
+
+    async def _on_loop(
+        self, run: Run, definition: Definition, rest: Any, slot: Slot
+    ) -> Outcome | None:
+        run.slot = slot
+        try:
+            value = await rest
+        except BaseException as error:
+            if self._closing and isinstance(error, asyncio.CancelledError):
+                raise
+            return self._of_error(run, definition, error)
+        finally:
+            run.slot = None
+            self._deadlines.forget(run)
+            while slot.cancelling() and not self._closing:
+                slot.uncancel()  # it was meant for this run, not for the slot
+        return self._of_value(run, definition, value)
+
+    async def _elsewhere(
+        self,
+        run: Run,
+        definition: Definition,
+        scope: contextvars.Context,
+        arguments: Arguments,
+        _slot: Slot,
+    ) -> Outcome | None:
+        """Run it in a thread, which for a process task talks with the process."""
+        try:
+            if definition.kind == "process":
+                return await self._threads.submit(partial(self._processes.run, run)).answer
+            args, kwargs = arguments
+            call = partial(scope.run, partial(definition.func, *args, **kwargs))
+            value = await self._in_thread(run, call)
+        except BaseException as error:
+            if self._closing and isinstance(error, asyncio.CancelledError):
+                raise
+            error = error.error if isinstance(error, Carried) else error
+            return self._of_error(run, definition, error)
+        finally:
+            run.interrupt = None
+            self._deadlines.forget(run)
+        return self._of_value(run, definition, value)
+
+    async def _in_thread(self, run: Run, call: Callable[[], Any]) -> Any:
+        """Stop waiting for the thread at a hard limit and at the worker's end."""
+        errand = self._threads.submit(call)
+
+        def give_up(reason: Stop) -> None:
+            if isinstance(reason, HardTimeout | ShuttingDown) and not errand.answer.done():
+                self._threads.abandon(errand)
+                errand.answer.set_exception(reason)
+
+        run.interrupt = give_up
+        return await errand.answer
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def _of_value(self, run: Run, definition: Definition, value: object) -> Outcome | None:
+        if isinstance(run.reason, LeaseLost):
+            return None
+        return ending.of_result(run.lease, definition, value)
+
+    def _of_error(self, run: Run, definition: Definition, error: BaseException) -> Outcome | None:
+        lease, reason = run.lease, run.reason
+        if reason is not None and run.is_stopping:
+            stopped = error is reason or isinstance(error, asyncio.CancelledError | Stop | Crashed)
+            if stopped or isinstance(reason, LeaseLost):
+                _log.info("stopped: %s", reason, extra=run.label)
+                return ending.of_stop(lease, reason, definition)
+        if isinstance(error, Crashed):
+            _log.error("%s; its lease expires and counts as a crash", error, extra=run.label)
+            return None
+        level = logging.DEBUG if isinstance(error, Verdict) else logging.WARNING
+        _log.log(level, "failed: %s", ending.brief(error), extra=run.label)
+        return ending.of_error(lease, definition, error)
