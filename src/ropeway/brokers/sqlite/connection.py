@@ -65,6 +65,9 @@ class Connection:
         self._raw: Any = apsw.Connection(str(path), flags=flags, statementcachesize=200)
         try:
             self._raw.set_busy_timeout(BUSY_MS)
+            # Plans do not depend on bound values: else each new value of a column that a partial
+            # index names prepares the statement anew, which costs more than running it.
+            self._raw.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
             self.run(f"PRAGMA cache_size = -{_CACHE_KIB}")
             if not readonly:
                 self.run("PRAGMA auto_vacuum = INCREMENTAL")

@@ -13,7 +13,9 @@ _COMPLETED = CODE[State.COMPLETED]
 _AGAIN_MS = 1_000  # when to look again at a record that an unfinished job still needs
 _CLOCK_STEP_MS = 10_000  # the stored clock is moved on in steps of this
 
-_EXPIRED = "SELECT seq FROM jobs WHERE state = 3 AND lease_until_ms <= ? ORDER BY 1 LIMIT ?"
+_EXPIRED = (
+    "SELECT seq FROM jobs WHERE state = 3 AND lease_until_ms <= ? ORDER BY lease_until_ms LIMIT ?"
+)
 _OVERDUE = """
 SELECT seq FROM jobs WHERE overdue_at_ms IS NOT NULL AND state IN (0, 1, 2, 4)
   AND overdue_at_ms <= ? ORDER BY overdue_at_ms LIMIT ?

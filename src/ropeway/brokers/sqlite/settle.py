@@ -24,7 +24,7 @@ from ropeway.outcome import Ack, Outcome, Settled
 _RUNNING, _COMPLETED = CODE[State.RUNNING], CODE[State.COMPLETED]
 _KEPT_MS = lifecycle.RETENTION_MS[State.COMPLETED]
 # With one of these an ack changes more than the job's own row.
-_NOT_PLAIN = int(Flag.UNIQUE | Flag.EDGES | Flag.ORDERED)
+_NOT_PLAIN = Flag.UNIQUE | Flag.EDGES | Flag.ORDERED
 
 # The fences of many jobs as one row; see `reserve._NEXT`.
 _FENCES = """
@@ -32,14 +32,23 @@ SELECT json_group_array(json_array(
   j.id, j.queue, j.seq, j.state, j.token, j.settled_token, j.flags, j.extra IS NOT NULL))
 FROM carray(?) AS wanted CROSS JOIN jobs AS j ON j.id = wanted.value
 """
-# ?1 JSON: (seq, start, length, prune at) of each; ?2 all results; ?3 now. As `lifecycle._ack`.
-_COMPLETE = """
-UPDATE jobs SET state = 5, finished_at_ms = ?3, settled_token = token,
-  result = CASE WHEN done.value->>2 < 0 THEN NULL
-                ELSE substr(?2, done.value->>1, done.value->>2) END,
-  prune_at_ms = done.value->>3, result_codec = done.value->>4
-FROM json_each(?1) AS done WHERE jobs.seq = done.value->>0
+# Both as `lifecycle._ack`. The first for acks with the same result: ?1 seqs, ?2 now, ?3 result,
+# ?4 its codec, ?5 prune at. The second for different ones: ?1 JSON with (seq, start, length,
+# codec, prune at) of each, ?2 now, ?3 all results; it takes twice as long.
+_COMPLETE_ALIKE = """
+UPDATE jobs SET state = 5, finished_at_ms = ?2, settled_token = token, result = ?3,
+  result_codec = ?4, prune_at_ms = ?5
+WHERE seq IN (SELECT value FROM carray(?1))
 """
+_COMPLETE_EACH = """
+UPDATE jobs SET state = 5, finished_at_ms = ?2, settled_token = token,
+  result = CASE WHEN size < 0 THEN NULL ELSE substr(?3, start, size) END,
+  result_codec = codec, prune_at_ms = prune
+FROM (SELECT value->>0 AS place, value->>1 AS start, value->>2 AS size, value->>3 AS codec,
+  value->>4 AS prune FROM json_each(?1))
+WHERE jobs.seq = place
+"""
+_ALIKE_MIN = 8  # acks with the same result, on average, from which a statement each pays
 _PROLONG = "UPDATE jobs SET lease_until_ms = ?2 WHERE seq IN (SELECT value FROM carray(?1))"
 
 
@@ -90,21 +99,25 @@ def settle(step: Step, outcomes: Sequence[Outcome]) -> list[Settled]:
 def settle_many(step: Step, calls: Sequence[Sequence[Outcome]]) -> list[list[Settled]]:
     """Several callers' outcomes in one go. Plain acks are written by one statement."""
     fences = _fences(step, (outcome.lease for call in calls for outcome in call))
+    settled: set[int] = set()
     plain: list[tuple[Fence, Ack]] = []
     answers: list[list[Settled]] = []
     for call in calls:
         mine: list[Settled] = []
         for outcome in call:
-            ref = (outcome.lease.job.id, outcome.lease.job.queue)
-            fence = fences.get(ref)
-            if fence is None or not fence.is_held_by(outcome.lease):
-                mine.append(_stale(step, fence, outcome.lease))
+            lease = outcome.lease
+            fence = fences.get((lease.job.id, lease.job.queue))
+            if fence is None or not fence.is_held_by(lease):
+                mine.append(_stale(step, fence, lease))
+                continue
+            if fence.seq in settled:
+                mine.append(Settled.ALREADY)
                 continue
             if isinstance(outcome, Ack) and _is_plain(fence, outcome):
                 plain.append((fence, outcome))
             else:
                 _settle_one(step, fence.seq, outcome)
-            fences[ref] = fence._replace(state=_COMPLETED, settled_token=fence.token)
+            settled.add(fence.seq)
             mine.append(Settled.OK)
         answers.append(mine)
     if plain:
@@ -130,25 +143,37 @@ def _is_plain(fence: Fence, ack: Ack) -> bool:
 
 
 def _complete(step: Step, acks: Sequence[tuple[Fence, Ack]]) -> None:
-    rows: list[tuple[Any, ...]] = []
-    blobs: list[bytes] = []
-    place = 1
+    alike: dict[tuple[bytes | None, str | None, int], list[int]] = {}
     for fence, ack in acks:
         kept_ms = ack.lease.job.retention_ms
         prune_at_ms = step.now_ms + (_KEPT_MS if kept_ms is None else kept_ms)
         codec = None if ack.result_codec == "json" else ack.result_codec
-        size = -1
-        if ack.result is not None:
-            size = len(ack.result)
-            blobs.append(ack.result)
-        rows.append((fence.seq, place, size, prune_at_ms, codec))
-        place += max(size, 0)
+        alike.setdefault((ack.result, codec, prune_at_ms), []).append(fence.seq)
         step.counts[fence.queue, _RUNNING] -= 1
         step.counts[fence.queue, _COMPLETED] += 1
-    step.sql.run(_COMPLETE, (msgspec.json.encode(rows).decode(), b"".join(blobs), step.now_ms))
+    if len(alike) * _ALIKE_MIN <= len(acks) or len(alike) == 1:
+        for (result, codec, prune_at_ms), seqs in alike.items():
+            step.sql.run(_COMPLETE_ALIKE, (numbers(seqs), step.now_ms, result, codec, prune_at_ms))
+    else:
+        _complete_each(step, alike)
     for parent_id in step.needed([ack.lease.job.id for _, ack in acks]):
         step.unblock_children(parent_id)
     step.woke = True
+
+
+def _complete_each(
+    step: Step, alike: dict[tuple[bytes | None, str | None, int], list[int]]
+) -> None:
+    rows: list[tuple[int, int, int, str | None, int]] = []
+    blobs: list[bytes] = []
+    start = 1
+    for (result, codec, prune_at_ms), seqs in alike.items():
+        size = -1 if result is None else len(result)
+        rows += [(seq, start, size, codec, prune_at_ms) for seq in seqs]
+        if result:
+            blobs.append(result)
+            start += size
+    step.sql.run(_COMPLETE_EACH, (msgspec.json.encode(rows).decode(), step.now_ms, b"".join(blobs)))
 
 
 def _settle_one(step: Step, seq: int, outcome: Outcome) -> None:
@@ -227,7 +252,7 @@ def append(step: Step, entries: Sequence[Entry]) -> list[ExtendAnswer]:
             continue
         if fence.seq not in last:
             if not fence.flags & Flag.EVENTS:
-                step.sql.run(_MARK_EVENTS, (int(Flag.EVENTS), fence.seq))
+                step.sql.run(_MARK_EVENTS, (Flag.EVENTS, fence.seq))
             last[fence.seq] = step.sql.first(_LAST_EVENT, (fence.seq,)) or (0, 0)
         n, total = last[fence.seq]
         last[fence.seq] = n + 1, total + len(entry.data.encode())
