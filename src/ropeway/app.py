@@ -129,6 +129,18 @@ class Ropeway(Tasks[S]):
         """Look at queues, pause, resume and purge them."""
         return Queues(self._connection)
 
+    @property
+    def url(self) -> str | None:
+        """The broker's URL; None for `memory://` and for a broker given as an object."""
+        return self._connection.url
+
+    def new_store(self) -> JobStore:
+        """A broker for a worker of this app, not open yet: a new one where there is a URL.
+
+        Without a URL it is the app's only one.
+        """
+        return self._connection.new_store()
+
     # -- opening ---------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
@@ -173,6 +185,9 @@ class Ropeway(Tasks[S]):
         """
         if isinstance(tasks, Ropeway):
             raise ConfigError("an app cannot include an app; collect the tasks in a Tasks()")
+        for name, declared in tasks.declared.items():
+            if self._all.get(name) is not declared:
+                refuse_taken(self._all.get(name), declared.func)
         tasks.join(self._adopt)
 
     def _adopt(self, declared: Declared) -> None:

@@ -60,7 +60,10 @@ class Connection:
         if source is None:
             source = os.environ.get(URL_VARIABLE) or URL_DEFAULT
         self._spare = broker_from_url(source) if isinstance(source, str) else source
-        self._url = source if isinstance(source, str) and source != "memory://" else None
+        # None: the broker cannot be made a second time.
+        self.url: str | None = None
+        if isinstance(source, str) and source != "memory://":
+            self.url = source
         self._home: _Open | None = None
         self._by_portal: _Open | None = None
         self._portal: Portal | None = None
@@ -102,13 +105,13 @@ class Connection:
                     "here without a second `async with app:`"
                 )
             home.entered += 1
-        elif self._url is None and self._by_portal is not None:
+        elif self.url is None and self._by_portal is not None:
             self._by_portal.entered = 1
             self._home = self._by_portal
         else:
-            if home is not None and self._url is None:
+            if home is not None and self.url is None:
                 await home.store.close()  # its loop ended without leaving `async with`
-            store = self._make()
+            store = self.new_store()
             await store.open()
             self._home = _Open(store, loop)
 
@@ -147,42 +150,43 @@ class Connection:
         with self._lock:
             opened, self._by_portal = self._by_portal, None
             portal, self._portal = self._portal, None
-            if portal is None:
-                return
-            if opened is not None:
-                portal.run(opened.store.close())
-            portal.stop()
+            if portal is not None:
+                portal.stop(opened.store.close() if opened is not None else None)
 
     def forget(self) -> None:
         """In a forked child: the parent's connections and threads are not ours to use."""
         used = self._home is not None or self._by_portal is not None
-        self._orphan = self._orphan or (used and self._url is None)
-        self._spare = None if self._orphan or self._url is not None else self._spare
+        self._orphan = self._orphan or (used and self.url is None)
+        self._spare = None if self._orphan or self.url is not None else self._spare
         self._home = self._by_portal = self._portal = None
         self._lock = threading.Lock()
 
     def _open_portal(self) -> _Open:
         with self._lock:
             if self._by_portal is None:
-                store = self._make()
+                store = self.new_store()
                 portal = self._portal = self._portal or Portal()
                 portal.run(store.open())
                 self._by_portal = _Open(store, portal.loop, entered=0)
             return self._by_portal
 
-    def _make(self) -> JobStore:
-        """A broker to open: a new one where there is a URL, else the one there is."""
+    def new_store(self) -> JobStore:
+        """A broker that is not open yet: a new one where there is a URL, else the one there is.
+
+        Raises:
+            ConfigError: in a process that was forked while the app's only broker was open.
+        """
         if self._orphan:
             raise ConfigError(
                 "this process was forked from one that had the app open, and its broker cannot "
                 "be opened a second time; give the app a URL of a broker that processes share, "
                 "such as sqlite:///ropeway.db"
             )
-        if self._url is None:
+        if self.url is None:
             assert self._spare is not None, "an app without a URL was given a broker"
             return self._spare
         spare, self._spare = self._spare, None
-        return spare or broker_from_url(self._url)
+        return spare or broker_from_url(self.url)
 
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()

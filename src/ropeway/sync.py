@@ -6,6 +6,7 @@ in threads can use the same broker code. The thread is a daemon and ends with th
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from ropeway.errors import ConfigError, Disconnected
 
 T = TypeVar("T")
 
-_JOIN_S = 5.0
+_CLOSE_S = 5.0  # for each of the two steps of an end
 
 
 class Portal:
@@ -30,11 +31,17 @@ class Portal:
         """Run a coroutine on the portal's loop and wait for its result."""
         return run_on(self.loop, work)
 
-    def stop(self) -> None:
-        """End the thread; idempotent. What still runs there is cancelled."""
+    def stop(self, last: Coroutine[Any, Any, object] | None = None) -> None:
+        """Run `last`, then end the thread; idempotent. What still runs there is cancelled.
+
+        Takes a few seconds at most: the end of the process must not hang on a broker that does.
+        """
+        if last is not None:
+            with contextlib.suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(last, self.loop).result(_CLOSE_S)
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join(_JOIN_S)
+            self._thread.join(_CLOSE_S)
 
 
 def run_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:

@@ -1,6 +1,7 @@
 """Declaring tasks: the decorators of `Ropeway` and of `Tasks`, typed to keep every signature."""
 
 from collections.abc import Callable, Coroutine, Mapping
+from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -94,6 +95,11 @@ class Tasks(Generic[S]):
         self._prefix = prefix
         self._declared: dict[str, Declared] = {}
         self._joined: Callable[[Declared], None] | None = None
+
+    @property
+    def declared(self) -> Mapping[str, Declared]:
+        """What was declared here, by task name; for the app that includes it."""
+        return MappingProxyType(self._declared)
 
     def join(self, adopt: Callable[[Declared], None]) -> None:
         """Hand every task of this collection, those declared later too, to one app."""

@@ -67,3 +67,13 @@ async def test_the_default_is_a_sqlite_file_in_the_working_directory(monkeypatch
 def test_a_broker_is_imported_only_when_it_is_asked_for():
     code = "import ropeway, sys; sys.exit('apsw' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_a_worker_gets_a_broker_of_its_own_where_there_is_a_url(tmp_path):
+    url = f"sqlite:///{tmp_path / 'jobs.db'}"
+    app = Ropeway(url)
+    assert app.url == url
+    assert app.new_store() is not app.new_store()
+    memory = Ropeway("memory://")
+    assert memory.url is None
+    assert memory.new_store() is memory.new_store()

@@ -6,6 +6,8 @@ from datetime import timedelta
 import pytest
 
 from ropeway import Backoff, ConfigError, Context, Ropeway, Tasks, Unique
+from ropeway.context import CURRENT
+from ropeway.job import Job, Lease
 from ropeway.retry import Rule
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +51,19 @@ async def test_a_plain_call_gets_a_context_that_reports_to_nobody(app):
 
     assert await fetch("/") == "/ 1"
     assert list(inspect.signature(fetch).parameters) == ["url"]
+
+
+async def test_a_plain_call_inside_a_job_sees_the_state_of_that_job(app):
+    @app.task
+    async def state_of(ctx: Context[str]) -> str:
+        return ctx.state
+
+    lease = Lease(job=Job(id="x", task="outer"), attempt=1, token=1, expires_at_ms=0)
+    token = CURRENT.set(Context(lease, state="opened once"))
+    try:
+        assert await state_of() == "opened once"
+    finally:
+        CURRENT.reset(token)
 
 
 @pytest.mark.parametrize("annotation", ["Context[None]", "ropeway.Context[int]", '"Context"'])
@@ -229,10 +244,17 @@ def test_tasks_belong_to_one_app(app):
 
 def test_an_included_task_may_not_take_a_name_of_the_app(app):
     mail = Tasks()
+    mail.task(name="first")(print_it)
     mail.task(name="send")(print_it)
     app.task(name="send")(lambda: None)
     with pytest.raises(ConfigError, match="two tasks are named 'send'"):
         app.include(mail)
+    assert set(app.definitions) == {"send"}  # all of them or none
+
+
+def test_an_app_is_not_included_in_an_app(app):
+    with pytest.raises(ConfigError, match="collect the tasks in a Tasks"):
+        app.include(Ropeway("memory://"))
 
 
 def print_it(text: str) -> None:
