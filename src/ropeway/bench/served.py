@@ -1,0 +1,8 @@
+"""The bench's app as its worker process imports it: `ropeway worker ropeway.bench.served:app`."""
+
+import os
+from pathlib import Path
+
+from ropeway.bench.tasks import PLACE_VARIABLE, make_subject
+
+app = make_subject(None, Path(os.environ[PLACE_VARIABLE])).app

@@ -1,0 +1,83 @@
+"""The app that the bench enqueues with, and its worker runs: three tasks, one a kind of work."""
+
+import asyncio
+import resource
+import sys
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from ropeway.app import Ropeway
+from ropeway.bench.ledger import Ledger
+from ropeway.context import Context
+from ropeway.task import Task
+
+PLACE_VARIABLE: Final = "ROPEWAY_BENCH_PLACE"
+LEDGER_FILE: Final = "ledger"
+USAGE_FILE: Final = "usage.json"
+
+TaskName = Literal["noop", "sleep1ms", "sync"]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What the worker's process used: CPU seconds while it worked, bytes of memory at its peak."""
+
+    cpu_s: float
+    rss_bytes: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The app of one run, and its tasks by name; each marks the ledger and returns its number."""
+
+    app: Ropeway[Ledger]
+    tasks: Mapping[TaskName, Task[[int], int]]
+
+
+def make_subject(url: str | None, place: Path) -> Subject:
+    """An app whose handlers mark the ledger in the folder `place`; without a URL, see `Ropeway`."""
+    app = Ropeway(url, lifespan=partial(_measured, place))
+
+    @app.task
+    async def noop(ctx: Context[Ledger], number: int) -> int:
+        ctx.state.mark(number)
+        return number
+
+    @app.task
+    async def sleep1ms(ctx: Context[Ledger], number: int) -> int:
+        ctx.state.mark(number)
+        await asyncio.sleep(0.001)
+        return number
+
+    @app.task
+    def sync(ctx: Context[Ledger], number: int) -> int:
+        ctx.state.mark(number)
+        return number
+
+    return Subject(app, {"noop": noop, "sleep1ms": sleep1ms, "sync": sync})
+
+
+@asynccontextmanager
+async def _measured(place: Path) -> AsyncGenerator[Ledger]:
+    """Open the ledger for the handlers; afterwards note what the process used meanwhile."""
+    with Ledger(place / LEDGER_FILE) as ledger:
+        began_s = time.process_time()
+        yield ledger
+        usage = Usage(time.process_time() - began_s, _rss_max_bytes())
+    (place / USAGE_FILE).write_bytes(msgspec.json.encode(usage))
+
+
+def _rss_max_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # elsewhere in KiB
+
+
+def usage_in(place: Path) -> Usage:
+    """What the last worker noted."""
+    return msgspec.json.decode((place / USAGE_FILE).read_bytes(), type=Usage)
