@@ -81,11 +81,11 @@ class Context(Generic[S]):
     __slots__ = ("_reporter", "_stop_reason", "job", "lease", "log", "state", "stop_at")
 
     def __init__(self, lease: Lease, *, state: S, reporter: Reporter | None = None) -> None:
-        self.lease = lease
+        self.lease: Lease = lease
         self.job: Job = lease.job
-        self.state = state
+        self.state: S = state
         self.stop_at: float | None = None  # time.monotonic() at which the run must have ended
-        self.log = _JobLogger(self)
+        self.log: logging.LoggerAdapter[logging.Logger] = _JobLogger(self)
         self._reporter: Reporter = reporter or _Detached()
         self._stop_reason: Callable[[], BaseException | None] = _never
 
