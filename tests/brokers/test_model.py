@@ -13,7 +13,7 @@ from ropeway.job import new_id
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.model import machine_for
 
-HISTORIES = 1_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 60
+HISTORIES = 1_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 50
 
 folders: list[Path] = []
 

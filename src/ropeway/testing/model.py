@@ -22,10 +22,10 @@ from ropeway.action import (
     RetryJob,
     RunNow,
 )
-from ropeway.broker import Beat, JobStore
+from ropeway.broker import Beat, JobStore, Queues
 from ropeway.brokers.memory import MemoryBroker
 from ropeway.errors import RopewayError
-from ropeway.job import Failure, Job, JobRecord, JobRef, Lease, Progress, UniqueKey
+from ropeway.job import Failure, Job, JobRecord, JobRef, Lease, Progress, State, UniqueKey
 from ropeway.outcome import Ack, Bury, Cancel, Outcome, Release, Retry, Snooze
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.steps import all_records, settle_time
@@ -164,6 +164,14 @@ class BrokerMachine(RuleBasedStateMachine):
             **fields,
         )
 
+    @rule(target=jobs, batch=st.lists(words, min_size=2, max_size=4), again=st.none() | jobs)
+    def enqueue_many(self, batch: list[dict[str, Any]], again: Job | None) -> Any:
+        """Several jobs in one call, one of them perhaps sent before."""
+        made = [self._make(fields) for fields in batch]
+        sent = made if again is None else [*made, again, made[0]]
+        self.same(lambda broker: broker.enqueue(sent))
+        return multiple(*made)
+
     @rule(job=jobs)
     def enqueue_again(self, job: Job) -> None:
         """A producer that did not hear the answer sends the job again."""
@@ -171,11 +179,11 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(
         target=leases,
-        queues=st.sampled_from([("a",), ("b",), ("a", "b")]),
+        queues=st.sampled_from([("a",), ("b",), ("a", "b"), {"a": 2, "b": 1}]),
         limit=st.sampled_from([1, 2, 10]),
         worker=st.sampled_from(WORKERS),
     )
-    def reserve(self, queues: tuple[str, ...], limit: int, worker: str) -> Any:
+    def reserve(self, queues: Queues, limit: int, worker: str) -> Any:
         """Both hand out the same jobs, in the same order."""
         oracle, subject = self.both(
             lambda broker: broker.reserve(queues, worker=worker, limit=limit, lease_ms=LEASE_MS)
@@ -198,10 +206,29 @@ class BrokerMachine(RuleBasedStateMachine):
         self.settle(held, lambda lease: Ack(lease=lease, result=b"r", then=then))
         return multiple(*then)
 
-    @rule(held=leases, kind=st.sampled_from([Retry, Snooze]), delay_ms=delays)
-    def settle_with_a_delay(self, held: Held, kind: type[Retry | Snooze], delay_ms: int) -> None:
-        """Not done yet."""
-        self.settle(held, lambda lease: kind(lease=lease, delay_ms=delay_ms))
+    @rule(batch=st.lists(leases, min_size=2, max_size=4), kinds=st.data())
+    def settle_many(self, batch: list[Held], kinds: st.DataObject) -> None:
+        """Many ends in one call, mostly good; one lease may be in it twice."""
+        drawn = [kinds.draw(st.sampled_from([Ack, Ack, Ack, Release, Bury])) for _ in batch]
+        answers = [
+            self.run(
+                broker.settle(
+                    [kind(lease=held[side]) for kind, held in zip(drawn, batch, strict=True)]
+                )
+            )
+            for side, broker in enumerate((self.oracle, self.subject))
+        ]
+        assert answers[1] == answers[0]
+
+    @rule(held=leases, delay_ms=delays, counted=st.booleans())
+    def retry(self, held: Held, delay_ms: int, *, counted: bool) -> None:
+        """Once more, later."""
+        self.settle(held, lambda lease: Retry(lease=lease, delay_ms=delay_ms, counted=counted))
+
+    @rule(held=leases, delay_ms=delays)
+    def snooze(self, held: Held, delay_ms: int) -> None:
+        """Not now."""
+        self.settle(held, lambda lease: Snooze(lease=lease, delay_ms=delay_ms, reason="r"))
 
     @rule(held=leases, kind=st.sampled_from([Release, Cancel]))
     def settle_plainly(self, held: Held, kind: type[Release | Cancel]) -> None:
@@ -259,6 +286,14 @@ class BrokerMachine(RuleBasedStateMachine):
     def _act(self, action: Action) -> None:
         oracle, subject = self.both(lambda broker: broker.act([action]))
         assert [(a.answer, a.state) for a in subject] == [(a.answer, a.state) for a in oracle]
+
+    @rule(
+        queue=st.sampled_from(QUEUES),
+        purged=st.sampled_from([frozenset({State.DEAD}), frozenset({State.SCHEDULED}), None]),
+    )
+    def purge(self, queue: str, purged: frozenset[State] | None) -> None:
+        """An operator empties a queue."""
+        self.same(lambda broker: broker.purge(queue, states=purged))
 
     @rule(queue=st.sampled_from(QUEUES), pause=st.booleans())
     def pause_or_resume(self, queue: str, *, pause: bool) -> None:
