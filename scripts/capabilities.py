@@ -4,6 +4,18 @@ from ropeway.broker import Capabilities
 from ropeway.brokers.memory import MemoryBroker
 from ropeway.brokers.sqlite import SQLiteBroker
 
+
+def _yes(*, able: bool) -> str:
+    return "yes" if able else "no"
+
+
+def _flow(c: Capabilities) -> str:
+    able = (c.limits, c.fair, c.groups, c.schedules)
+    if any(able):
+        return "yes" if all(able) else "some"
+    return "refused: not in this release"
+
+
 COLUMNS = (
     ("survives the process", lambda c: _yes(able=c.durable)),
     ("many processes", lambda c: _yes(able=c.shared)),
@@ -15,19 +27,8 @@ COLUMNS = (
     ("attempts counted exactly", lambda c: _yes(able=c.attempt_exact)),
     ("payload up to", lambda c: f"{c.payload_max_bytes // 2**20} MiB"),
     ("jobs a call", lambda c: f"{c.batch_max:,}"),
-    ("rate limits, fair queues, groups, schedules", lambda c: _flow(c)),
+    ("rate limits, fair queues, groups, schedules", _flow),
 )
-
-
-def _yes(*, able: bool) -> str:
-    return "yes" if able else "no"
-
-
-def _flow(c: Capabilities) -> str:
-    able = (c.limits, c.fair, c.groups, c.schedules)
-    if any(able):
-        return "yes" if all(able) else "some"
-    return "refused: not in this release"
 
 
 def table() -> str:
