@@ -1,6 +1,7 @@
 """`Handle`: a job that was enqueued, as its producer sees it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from datetime import timedelta
 from typing import Any, Generic, Protocol, TypeVar
@@ -10,6 +11,7 @@ from ropeway.action import Acted, Action, Answer, CancelJob, RetryJob
 from ropeway.broker import JobEvent, JobStore
 from ropeway.duration import to_ms
 from ropeway.errors import (
+    Disconnected,
     JobCancelled,
     JobError,
     JobExpired,
@@ -26,6 +28,8 @@ R_co = TypeVar("R_co", covariant=True)
 _WAIT_MS = 30_000  # of one call to the store; a lost wake-up delays an answer by this at most
 _GONE_GRACE_S = 1.0
 _EVENTS_EVERY_MS = 500
+_AWAY_MAX_S = 60.0 + _WAIT_MS / 1000  # how long a broker may be away while a job is awaited
+_AWAY_PAUSE_S = 0.5
 
 
 class Link(Protocol):
@@ -107,20 +111,32 @@ class Handle(Generic[R_co]):
         Raises:
             ResultExpired: the record is gone (pruned or deleted).
             TimeoutError: the time is up and the job is not final.
+            Disconnected: the broker was away for a minute; the job may go on.
         """
         limit_s = None if timeout is None else to_ms(timeout, name="timeout") / 1000
         limit = asyncio.timeout(limit_s)
         try:
             async with limit:
-                while True:
-                    if (record := await self._wait_once()) is not None:
-                        return record
+                while (record := await self._wait_patiently()) is None:
+                    pass
+                return record
         except TimeoutError:
             if not limit.expired():
                 raise
             raise TimeoutError(
                 f"job {self.id} did not end within {timeout} s; it goes on and can be awaited again"
             ) from None
+
+    async def _wait_patiently(self) -> JobRecord | None:
+        """`_wait_once`, over a broker that is away for a while: the job does not end with it."""
+        give_up_at = time.monotonic() + _AWAY_MAX_S
+        while True:
+            try:
+                return await self._wait_once()
+            except Disconnected:
+                if time.monotonic() >= give_up_at:
+                    raise
+            await asyncio.sleep(_AWAY_PAUSE_S)
 
     async def _wait_once(self) -> JobRecord | None:
         """One call of the store's `wait`; raises at once for a record that does not exist."""

@@ -16,8 +16,10 @@ from ropeway import (
     JobTimeout,
     ResultExpired,
     State,
+    handle,
 )
 from ropeway.action import Answer
+from ropeway.errors import Disconnected
 from ropeway.job import Progress
 from ropeway.outcome import Ack
 
@@ -203,3 +205,23 @@ async def test_events_are_followed_to_the_end_of_the_job(desk: Desk):
 
 async def test_events_of_a_job_that_is_gone_end_at_once(desk: Desk):
     assert [event async for event in desk.report.handle("ghost").events()] == []
+
+
+async def test_waiting_survives_a_broker_that_is_away_for_a_while(desk: Desk, monkeypatch):
+    monkeypatch.setattr(handle, "_AWAY_PAUSE_S", 0.0)
+    job = await desk.report.enqueue(DAY)
+    await desk.complete(Report(DAY, 1))
+    outages = [Disconnected("away")] * 3
+    wait = desk.store.wait
+
+    async def flaky(refs, *, timeout_ms):
+        if outages:
+            raise outages.pop()
+        return await wait(refs, timeout_ms=timeout_ms)
+
+    monkeypatch.setattr(desk.store, "wait", flaky)
+    assert await job == Report(DAY, 1)
+    outages.append(Disconnected("away for good"))
+    monkeypatch.setattr(handle, "_AWAY_MAX_S", 0.0)
+    with pytest.raises(Disconnected, match="for good"):
+        await job
