@@ -21,14 +21,14 @@ from ropeway.worker.process.main import Program, run_worker
 
 
 async def note(ctx: Context[Any], path: str, seconds: float = 0.0) -> int:
-    with Path(path).open("a", encoding="utf-8") as file:
+    with Path(path).open("a", encoding="utf-8") as file:  # noqa: ASYNC230
         file.write(f"{ctx.job.id} {os.getpid()} {time.time()}\n")
     await asyncio.sleep(seconds)
     return os.getpid()
 
 
 async def block(path: str, seconds: float) -> None:
-    Path(path).write_text("began", encoding="utf-8")
+    Path(path).write_text("began", encoding="utf-8")  # noqa: ASYNC240
     time.sleep(seconds)  # noqa: ASYNC251 - what the beater must survive
 
 
@@ -41,9 +41,7 @@ def load() -> Program:
         return SQLiteBroker(path, durability="fast")
 
     definitions = [define(note, ctx=True), define(block)]
-    return Program(
-        broker=broker(), tasks={d.name: d for d in definitions}, broker_factory=broker
-    )
+    return Program(broker=broker(), tasks={d.name: d for d in definitions}, broker_factory=broker)
 
 
 def main() -> int:

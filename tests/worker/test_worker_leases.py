@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 import time
+from random import Random
 from typing import Any
 
 import pytest
@@ -237,7 +238,7 @@ async def test_a_paused_queue_gets_its_unstarted_jobs_back(bench: Bench) -> None
         await until(lambda: held.started == 1)
 
         async def given_back() -> None:
-            while (await bench.states(refs)).count(State.AVAILABLE) != 5:
+            while (await bench.states(refs)).count(State.AVAILABLE) != 5:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
         await asyncio.wait_for(given_back(), SOON_S)
@@ -325,7 +326,7 @@ async def test_what_waits_here_for_long_goes_back(bench: Bench) -> None:
         await until(lambda: held.started)
 
         async def given_back() -> None:
-            while (await bench.states(refs)).count(State.RUNNING) > 1:
+            while (await bench.states(refs)).count(State.RUNNING) > 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
         await asyncio.wait_for(given_back(), SOON_S)
@@ -470,3 +471,25 @@ async def test_two_workers_share_a_queue_and_run_each_job_once(bench: Bench) -> 
         await bench.put(note, args={"n": n})
     await asyncio.gather(bench.burst(concurrency=3), bench.burst(concurrency=7))
     assert sorted(seen) == list(range(300))
+
+
+async def test_nothing_is_lost_through_a_bad_connection(bench: Bench) -> None:
+    ran: list[int] = []
+
+    async def note(n: int) -> None:
+        ran.append(n)
+        await asyncio.sleep(0)
+
+    bench.task(note)
+    refs = [await bench.put(note, args={"n": n}) for n in range(200)]
+    flaky = FlakyBroker(bench.broker)
+    random = Random(7)
+    for verb in ("reserve", "settle", "exchange", "extend", "signals", "maintain"):
+        faults = random.choices([None, "before", "after"], [6, 2, 2], k=12)
+        flaky.plan(verb, *faults)
+    async with bench.working(broker=flaky.store, concurrency=5, lease_ms=300):
+        for ref in refs:
+            await bench.reaches(ref, State.COMPLETED)
+    assert set(ran) == set(range(200))
+    records = [await bench.record(ref) for ref in refs]
+    assert {record.status.attempt for record in records} == {1}

@@ -147,7 +147,7 @@ def test_the_human_format_is_one_line_with_the_job() -> None:
 
 def test_the_json_format_carries_every_field() -> None:
     try:
-        raise ValueError("no")
+        raise ValueError("no")  # noqa: TRY301
     except ValueError:
         made = record(job_id="j1", task="crawl", other=object(), exc_info=sys.exc_info())
     fields = json.loads(JsonFormatter().format(made))

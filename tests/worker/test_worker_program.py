@@ -14,9 +14,11 @@ import pytest
 from worker_bench import SOON_S, Bench, until
 
 from ropeway.broker import JobStore
+from ropeway.brokers.memory import MemoryBroker
 from ropeway.brokers.sqlite import SQLiteBroker
 from ropeway.job import JobRef, State
 from ropeway.worker.process.exits import EXIT_CONFIG, EXIT_OK
+from ropeway.worker.process.supervisor import Supervisor
 
 pytestmark = pytest.mark.anyio
 
@@ -157,6 +159,29 @@ async def test_a_handler_that_blocks_the_loop_costs_no_lease(
 ) -> None:
     ref = await store.put("block", args={"path": str(tmp_path / "out"), "seconds": 1.5})
     start(lease_ms=500)
-    await until(lambda: (tmp_path / "out").exists(), within_s=START_S)
+    await until((tmp_path / "out").exists, within_s=START_S)
     status = (await store.reaches(ref, State.COMPLETED)).status
     assert (status.attempt, status.crashes) == (1, ())
+
+
+async def test_a_child_that_dies_at_its_start_is_restarted_ever_later(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    script = f"open({str(starts)!r}, 'a').write('x'); raise SystemExit(3)"
+    broker = MemoryBroker()
+    supervisor = Supervisor(
+        [sys.executable, "-c", script], processes=1, broker=broker, grace_ms=1_000
+    )
+    running = asyncio.create_task(supervisor.run())
+    await until(starts.exists)
+    await asyncio.sleep(1.5)
+    supervisor.stop()
+    assert await asyncio.wait_for(running, SOON_S) == EXIT_OK
+    assert 2 <= len(starts.read_text()) <= 5
+    await broker.close()
+
+
+async def test_a_child_that_ends_well_is_not_replaced() -> None:
+    broker = MemoryBroker()
+    supervisor = Supervisor([sys.executable, "-c", ""], processes=2, broker=broker, grace_ms=1_000)
+    assert await asyncio.wait_for(supervisor.run(), SOON_S) == EXIT_OK
+    await broker.close()

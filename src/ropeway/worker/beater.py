@@ -58,7 +58,7 @@ class Beater:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._saving: set[Run] = set()
+        self._urgent: set[Run] = set()
         self._closed = False
 
     def save(self, run: Run, data: bytes) -> Future[None]:
@@ -68,16 +68,20 @@ class Beater:
         if before is not None:  # overtaken: what is stored is newer than what it asked for
             done.add_done_callback(lambda _done: _end(before[1], saved=not done.cancelled()))
         run.pending_save = (data, done)
-        self._saving.add(run)
-        loop = self._loop
-        if self._closed or loop is None:
-            done.cancel()
-            return done
-        try:
-            loop.call_soon_threadsafe(self._wake.set)
-        except RuntimeError:  # the thread of the beater has just ended
+        if not self.ask(run):
             done.cancel()
         return done
+
+    def ask(self, run: Run) -> bool:
+        """Send a beat for this run now, from any thread; False when there are no more beats."""
+        self._urgent.add(run)
+        if self._closed or self._loop is None:
+            return False
+        try:
+            self._loop.call_soon_threadsafe(self._wake.set)
+        except RuntimeError:  # the thread of the beater has just ended
+            return False
+        return True
 
     @contextlib.asynccontextmanager
     async def in_thread(self, broker_factory: Callable[[], JobStore]) -> AsyncGenerator[None]:
@@ -125,7 +129,7 @@ class Beater:
                 self._wake.clear()
                 whole = self._loop.time() >= next_at_s
                 try:
-                    await self._beat(self._held.copy() if whole else self._take_saving())
+                    await self._beat(self._held.copy() if whole else self._take_urgent())
                 except BrokerError as error:
                     self._outage.failed("extend", error)
                     failures += 1
@@ -139,12 +143,12 @@ class Beater:
                         next_at_s = self._loop.time() + wait_s
         finally:
             self._closed = True
-            for run in self._take_saving():
+            for run in self._take_urgent():
                 _end_save(run, saved=False)
 
-    def _take_saving(self) -> set[Run]:
-        runs = self._saving.copy()
-        self._saving -= runs
+    def _take_urgent(self) -> set[Run]:
+        runs = self._urgent.copy()
+        self._urgent -= runs
         return runs
 
     async def _beat(self, runs: set[Run]) -> None:

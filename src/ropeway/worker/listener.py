@@ -9,6 +9,7 @@ from ropeway.errors import BrokerError, ConfigError
 from ropeway.worker.fetcher import Fetcher
 from ropeway.worker.options import parse_queues
 from ropeway.worker.outage import Outage, backoff_s
+from ropeway.worker.run import Run
 from ropeway.worker.runner import Runner
 
 _log = logging.getLogger("ropeway.worker")
@@ -21,6 +22,8 @@ class Listener:
 
     Args:
         name: this worker's id.
+        ask: sends a beat for a run now. A cancel is done when the answer says so, and not when a
+            signal does, which may be about an earlier run of the same job.
         stop: called for the signal `stop`.
     """
 
@@ -32,6 +35,7 @@ class Listener:
         *,
         name: str,
         outage: Outage,
+        ask: Callable[[Run], object],
         stop: Callable[[], None],
     ) -> None:
         self._broker = broker
@@ -39,6 +43,7 @@ class Listener:
         self._fetcher = fetcher
         self._name = name
         self._outage = outage
+        self._ask = ask
         self._stop = stop
 
     async def run(self) -> None:
@@ -67,7 +72,8 @@ class Listener:
     def _heed(self, signal: Signal) -> None:
         match signal.kind:
             case "cancel" if signal.ref is not None:
-                self._runner.cancel(signal.ref)
+                for run in self._runner.named(signal.ref):
+                    self._ask(run)
             case "pause":
                 self._runner.release_waiting(lambda run: run.lease.job.queue == signal.queue)
             case "quiet":

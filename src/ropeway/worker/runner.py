@@ -14,10 +14,10 @@ from typing import Any, Final, cast
 from ropeway.clock import Clock
 from ropeway.definition import Definition
 from ropeway.job import JobRef
-from ropeway.outcome import Cancel, Outcome, Release
+from ropeway.outcome import Outcome, Release
 from ropeway.worker.handlers import ending
 from ropeway.worker.handlers.calls import Calls
-from ropeway.worker.run import CancelRequested, Run, ShuttingDown, Stop
+from ropeway.worker.run import Run, ShuttingDown, Stop
 from ropeway.worker.settler import Settler
 
 _log = logging.getLogger("ropeway.worker")
@@ -98,17 +98,12 @@ class Runner:
                 kept.append(run)
         self._buffer = kept
 
-    def cancel(self, ref: JobRef) -> None:
-        """Stop the runs of this job: those in progress, and those not yet started."""
-        for run in self._running:
-            if run.is_named(ref):
-                run.stop(CancelRequested("the job was cancelled"))
-        for run in [run for run in self._buffer if run.is_named(ref)]:
-            self._buffer.remove(run)
-            self._settler.put(run, Cancel(lease=run.lease))
+    def named(self, ref: JobRef) -> list[Run]:
+        """The runs of this job: in progress or waiting for a slot."""
+        return [run for run in (*self._running, *self._buffer) if run.is_named(ref)]
 
-    def lost(self, run: Run, reason: Stop) -> None:
-        """The lease of this run is gone or unsure: stop it, or do not begin it."""
+    def stop(self, run: Run, reason: Stop) -> None:
+        """Stop this run, or do not begin it."""
         if run in self._running:
             run.stop(reason)
         elif run in self._buffer:

@@ -238,7 +238,7 @@ class Worker:
         soon_ms, stale_ms = now_ms + options.lease_ms // 10, now_ms - options.beat_ms
         for run in [run for run in self._held if run.fence_at_ms <= soon_ms]:
             if not run.is_stopping:
-                runner.lost(run, LeaseUnsure("the lease could not be prolonged in time"))
+                runner.stop(run, LeaseUnsure("the lease could not be prolonged in time"))
         runner.release_waiting(lambda run: run.reserved_at_ms < stale_ms)
         if options.max_jobs and runner.ended >= options.max_jobs:
             self._recycle(f"{runner.ended} jobs")
@@ -302,10 +302,10 @@ class Worker:
             if run not in self._held:
                 continue  # settled meanwhile
             if answer is ExtendAnswer.CANCEL_REQUESTED:
-                roles.runner.lost(run, CancelRequested("the job was cancelled"))
+                roles.runner.stop(run, CancelRequested("the job was cancelled"))
             elif answer is ExtendAnswer.LOST:
                 _log.warning("the lease was lost; the job may run elsewhere", extra=run.label)
-                roles.runner.lost(run, LeaseLost("the lease was lost"))
+                roles.runner.stop(run, LeaseLost("the lease was lost"))
 
     def _assemble(self, state: Any) -> "_Roles":
         options, clock, held, outage = self._options, self._clock, self._held, self._outage
@@ -339,7 +339,13 @@ class Worker:
             outage=outage,
         )
         listener = Listener(
-            self._broker, runner, fetcher, name=options.id, outage=outage, stop=self.stop
+            self._broker,
+            runner,
+            fetcher,
+            name=options.id,
+            outage=outage,
+            ask=beater.ask,
+            stop=self.stop,
         )
         return _Roles(watchdog, beater, settler, runner, fetcher, listener)
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from ropeway.broker import JobStore
 from ropeway.definition import Definition
 from ropeway.worker.options import WorkerOptions
-from ropeway.worker.process.exits import EXIT_OK, EXIT_RECYCLED, PARENT_VARIABLE
+from ropeway.worker.process.exits import EXIT_OK, EXIT_RECYCLED, ID_VARIABLE, PARENT_VARIABLE
 from ropeway.worker.process.supervisor import Supervisor
 from ropeway.worker.runner import SLOT_NAME
 from ropeway.worker.worker import Ended, Worker
@@ -55,12 +55,14 @@ def run_worker(
         The exit code of the process; see `exits.py`.
 
     """
-    is_child = PARENT_VARIABLE in os.environ
+    # Not for programs that a handler starts: they are not children of our supervisor.
+    os.environ.pop(ID_VARIABLE, None)
+    parent = os.environ.pop(PARENT_VARIABLE, None)
     is_replaced = options.max_jobs or options.max_memory_bytes
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        if command and not is_child and (processes > 1 or is_replaced):
+        if command and parent is None and (processes > 1 or is_replaced):
             return runner.run(_supervise(load(), command, processes, options.grace_ms))
-        return runner.run(_work(load(), options))
+        return runner.run(_work(load(), options, parent))
 
 
 async def _supervise(
@@ -74,7 +76,7 @@ async def _supervise(
         await program.broker.close()
 
 
-async def _work(program: Program, options: WorkerOptions) -> int:
+async def _work(program: Program, options: WorkerOptions, parent: str | None) -> int:
     worker = Worker(
         program.broker,
         program.tasks,
@@ -90,7 +92,7 @@ async def _work(program: Program, options: WorkerOptions) -> int:
         told = True
 
     _on_signals(stop)
-    watching = asyncio.create_task(_watch_parent(worker.stop))
+    watching = asyncio.create_task(_watch_parent(parent, worker.stop))
     try:
         ended = await worker.run()
     finally:
@@ -101,9 +103,8 @@ async def _work(program: Program, options: WorkerOptions) -> int:
     return code
 
 
-async def _watch_parent(stop: Callable[[], None]) -> None:
+async def _watch_parent(parent: str | None, stop: Callable[[], None]) -> None:
     """Stop when the supervisor was killed: nobody would hand our leases back or restart us."""
-    parent = os.environ.get(PARENT_VARIABLE)
     while parent is not None:
         if os.getppid() != int(parent):
             _log.warning("the supervisor is gone; stopping")
