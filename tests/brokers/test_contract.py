@@ -6,9 +6,19 @@ from pathlib import Path
 import pytest
 
 from brokers import BROKERS
-from ropeway.broker import JobStore
+from ropeway import lifecycle
+from ropeway.broker import Filter, JobStore
+from ropeway.job import State
+from ropeway.outcome import Ack
 from ropeway.testing.contract import JobStoreContract
 from ropeway.testing.manual_clock import ManualClock
+from ropeway.testing.steps import all_records, ids, make_job, settle_time, take
+
+
+async def open_broker(name: str, folder: Path, clock: ManualClock) -> JobStore:
+    broker = BROKERS[name](folder, clock)
+    await broker.open()
+    return broker
 
 
 class TestEveryBroker(JobStoreContract):
@@ -16,7 +26,24 @@ class TestEveryBroker(JobStoreContract):
     async def broker(
         self, request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
     ) -> AsyncIterator[JobStore]:
-        broker = BROKERS[request.param](tmp_path, clock)
-        await broker.open()
+        broker = await open_broker(request.param, tmp_path, clock)
         yield broker
         await broker.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", list(BROKERS))
+async def test_a_queue_keeps_its_newest_completed_records(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "COMPLETED_KEPT", 3)
+    broker = await open_broker(name, tmp_path, ManualClock())
+    jobs = [make_job() for _ in range(5)]
+    await broker.enqueue([*jobs, make_job(queue="other")])
+    await broker.settle([Ack(lease=lease) for lease in await take(broker, "default", "other")])
+    await broker.enqueue([make_job()])
+    await settle_time(broker)
+    completed = Filter(queue="default", states=frozenset({State.COMPLETED}))
+    assert ids(await all_records(broker, completed)) == ids(jobs[:1:-1])
+    assert await broker.count(Filter()) == 3 + 1 + 1
+    await broker.close()

@@ -262,6 +262,12 @@ class BrokerMachine(RuleBasedStateMachine):
         self.clock.advance(ms)
 
     @rule()
+    def lose_all_leases(self) -> None:
+        """Every worker is silent for the length of a lease."""
+        self.clock.advance(LEASE_MS + 1)
+        self.both(settle_time)
+
+    @rule()
     def maintain(self) -> None:
         """Both do all that time asks for."""
         self.both(settle_time)

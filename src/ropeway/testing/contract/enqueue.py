@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, JobStore
+from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Filter, JobStore
 from ropeway.errors import ConfigError, IdConflict, PayloadTooLarge, Unsupported
 from ropeway.job import JobRef, LimitKey, State, UniqueKey, new_id
 from ropeway.outcome import Ack
@@ -180,6 +180,21 @@ class EnqueueContract:
         with pytest.raises(PayloadTooLarge):
             await broker.enqueue([make_job(), large])
         assert await all_records(broker) == []
+
+    async def test_a_payload_may_be_as_large_as_the_limit(self, broker: JobStore) -> None:
+        payload = b"x" * broker.capabilities.payload_max_bytes
+        assert await put(broker, make_job(payload=payload)) == [OK]
+        (lease,) = await take(broker)
+        assert lease.job.payload == payload
+
+    async def test_names_are_taken_literally(self, broker: JobStore) -> None:
+        name = "größe '%_\" ; -- \U0001f6a1"
+        job = await enqueue(
+            broker, id=name, task=name, queue=name, tags=(name,), unique=UniqueKey(key=name)
+        )
+        assert ids(await take(broker, name)) == [job.id]
+        assert ids(await all_records(broker, Filter(tag=name, queue=name))) == [name]
+        assert [info.name for info in await broker.queues()] == [name]
 
     async def test_a_large_batch_is_stored_in_its_order(self, broker: JobStore) -> None:
         jobs = [make_job() for _ in range(1000)]

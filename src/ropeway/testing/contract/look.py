@@ -171,6 +171,12 @@ class FindContract:
         staying = [job.id for job in reversed(jobs) if job.id not in gone]
         assert [i for i in shown if i not in gone] == staying
 
+    async def test_a_rare_record_is_found_among_very_many(self, broker: JobStore) -> None:
+        rare = await enqueue(broker, task="rare")
+        for _ in range(3):
+            await put(broker, *(make_job() for _ in range(4_000)))
+        assert await found(broker, task="rare") == [rare.id]
+
     async def test_a_cursor_from_elsewhere_is_refused(self, broker: JobStore) -> None:
         await enqueue(broker)
         for cursor in ("", "nonsense", "\x00", "-5.x"):

@@ -99,6 +99,18 @@ class MaintainContract:
         assert [r.more for r in rounds[:2]] == [True, True]
         assert not (await broker.maintain(limit=2)).more
 
+    async def test_one_call_goes_through_its_parts_in_order(
+        self, broker: JobStore, clock: ManualClock
+    ) -> None:
+        parent = await enqueue(broker, expires_after_ms=500)
+        child = await enqueue(broker, queue="children", parents=(parent.id,))
+        await take_one(broker)
+        clock.advance(LEASE_MS + 1)
+        done = await broker.maintain()
+        assert (done.expired, done.buried, done.cascaded) == (1, 1, 1)
+        assert await state_of(broker, parent) is State.DEAD
+        assert await state_of(broker, child) is State.CANCELLED
+
     async def test_it_tells_when_it_is_needed_next(
         self, broker: JobStore, clock: ManualClock
     ) -> None:

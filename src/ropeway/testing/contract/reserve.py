@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from ropeway.action import MoveJob, RetryJob
 from ropeway.broker import JobStore
 from ropeway.errors import ConfigError
 from ropeway.job import State
@@ -14,6 +15,7 @@ from ropeway.testing.steps import (
     LEASE_MS,
     QUEUE,
     WORKER,
+    act,
     crash,
     enqueue,
     ids,
@@ -317,6 +319,34 @@ class OrderingKeyContract:
         assert await take(broker) == []
         clock.advance(100)
         assert ids(await take(broker)) == [head.id]
+
+    async def test_a_delayed_head_holds_its_key(self, broker: JobStore, clock: ManualClock) -> None:
+        head = await enqueue(broker, ordering_key="k", delay_ms=100)
+        await enqueue(broker, ordering_key="k")
+        assert await take(broker) == []
+        clock.advance(100)
+        assert ids(await take(broker)) == [head.id]
+
+    async def test_a_head_that_comes_back_waits_for_the_one_that_runs(
+        self, broker: JobStore
+    ) -> None:
+        first = await enqueue(broker, ordering_key="k")
+        await enqueue(broker, ordering_key="k")
+        await settle(broker, Bury(lease=await take_one(broker)))
+        second = await take_one(broker)
+        await act(broker, RetryJob(ref=first.ref))
+        assert await take(broker) == []
+        await settle(broker, Ack(lease=second))
+        assert ids(await take(broker)) == [first.id]
+
+    async def test_a_job_moved_to_a_running_key_waits_for_its_turn(self, broker: JobStore) -> None:
+        moved = await enqueue(broker, queue="from", ordering_key="k")
+        await enqueue(broker, ordering_key="k")
+        lease = await take_one(broker)
+        await act(broker, MoveJob(ref=moved.ref, queue=QUEUE))
+        assert await take(broker) == []
+        await settle(broker, Ack(lease=lease))
+        assert ids(await take(broker)) == [moved.id]
 
     async def test_a_crashed_head_runs_again_before_its_followers(
         self, broker: JobStore, clock: ManualClock

@@ -1,5 +1,7 @@
 """`settle`: six outcomes, written once, by the holder of the current token only."""
 
+import asyncio
+
 import pytest
 
 from ropeway.action import CancelJob
@@ -250,6 +252,30 @@ class SettleFenceContract:
         assert answers == [Settled.OK, Settled.LOST, Settled.OK, Settled.ALREADY]
         states = [await state_of(broker, job) for job in jobs]
         assert states == [State.COMPLETED, State.RUNNING, State.DEAD]
+
+    async def test_of_many_concurrent_settles_one_counts(self, broker: JobStore) -> None:
+        await enqueue(broker)
+        lease = await take_one(broker)
+        ends = [Ack(lease=lease, then=(make_job(queue="next"),)) for _ in range(10)]
+        answers = await asyncio.gather(*(settle(broker, end) for end in ends))
+        assert sorted(answers) == [Settled.ALREADY] * 9 + [Settled.OK]
+        assert len(await all_records(broker)) == 2
+
+    async def test_many_workers_at_once_run_each_job_once(self, broker: JobStore) -> None:
+        jobs = [make_job() for _ in range(120)]
+        await put(broker, *jobs)
+        done: list[str] = []
+
+        async def work(name: str) -> None:
+            while leases := await take(broker, limit=7, worker=name):
+                answers = await broker.settle([Ack(lease=lease) for lease in leases])
+                assert set(answers) == {Settled.OK}
+                done.extend(ids(leases))
+
+        await asyncio.gather(*(work(f"w{n}") for n in range(5)))
+        assert sorted(done) == sorted(ids(jobs))
+        (info,) = await broker.queues()
+        assert {s: n for s, n in info.counts.items() if n} == {State.COMPLETED: len(jobs)}
 
     async def test_nothing_to_settle_is_fine(self, broker: JobStore) -> None:
         assert await broker.settle([]) == []

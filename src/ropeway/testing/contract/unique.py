@@ -7,7 +7,7 @@ import pytest
 
 from ropeway.action import BuryJob, CancelJob, DeleteJob, RetryJob
 from ropeway.broker import EnqueueAnswer, JobStore
-from ropeway.job import UNFINISHED, State, UniqueKey
+from ropeway.job import UNFINISHED, WAITING, State, UniqueKey
 from ropeway.outcome import Ack, Bury, Retry
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.steps import (
@@ -176,7 +176,7 @@ class UniqueWindowContract:
 class UniqueReplaceContract:
     """`on_conflict="replace"`: a waiting holder takes the new words."""
 
-    @pytest.mark.parametrize("state", [State.SCHEDULED, State.AVAILABLE, State.RETRYABLE])
+    @pytest.mark.parametrize("state", sorted(WAITING))
     async def test_a_waiting_holder_takes_the_new_words(
         self, broker: JobStore, state: State
     ) -> None:

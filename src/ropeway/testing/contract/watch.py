@@ -276,6 +276,19 @@ class EventsContract:
         await put(broker, job)
         assert await lines(broker, job.ref) == []
 
+    async def test_a_stream_is_pruned_with_its_record(
+        self, broker: JobStore, clock: ManualClock
+    ) -> None:
+        job = await enqueue(broker, retention_ms=50)
+        lease = await take_one(broker)
+        await broker.append([log(lease, "a")])
+        await settle(broker, Ack(lease=lease))
+        clock.advance(50)
+        await broker.maintain()
+        assert await broker.events(job.ref) == []
+        await put(broker, job)
+        assert await lines(broker, job.ref) == []
+
     async def test_an_unknown_job_has_no_stream(self, broker: JobStore) -> None:
         assert await broker.events(JobRef(new_id())) == []
 
