@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -314,7 +315,7 @@ class SQLiteBroker:
     async def resume(self, queue: str) -> None:
         await self._write(operate.resume, queue)
 
-    async def purge(self, queue: str, *, states: frozenset[State] | None = None) -> int:
+    async def purge(self, queue: str, *, states: AbstractSet[State] | None = None) -> int:
         newest = await self._write(operate.newest_seq, None)
         removed = 0
         for state in State:

@@ -25,7 +25,7 @@ import apsw
 from ropeway.brokers.sqlite.connection import Connection, error_of
 from ropeway.brokers.sqlite.step import Step
 from ropeway.clock import Clock, ForwardClock
-from ropeway.errors import Disconnected
+from ropeway.errors import Disconnected, StorageReadOnly
 
 GROUP_MAX: Final = 512  # calls in one transaction
 _FAST_S: Final = 0.002
@@ -70,7 +70,13 @@ class Gate:
     """
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StorageReadOnly(
+                f"{path}, which takes turns at writing beside the database, cannot be opened: "
+                f"{error.strerror}; check the owner and mode of it and of {path.parent}"
+            ) from error
 
     @contextmanager
     def held(self) -> Generator[None, None, None]:

@@ -116,11 +116,6 @@ def create_file(path: Path) -> None:
         raise StorageReadOnly(
             f"{path} cannot be written: {error.strerror}; check its owner and mode"
         ) from error
-    if not os.access(path.parent, os.W_OK):
-        raise StorageReadOnly(
-            f"the directory {path.parent} cannot be written, which SQLite's journal needs; "
-            "check its owner and mode"
-        )
 
 
 def migrate(connection: Connection, path: Path, migrations: Sequence[str] = MIGRATIONS) -> None:
