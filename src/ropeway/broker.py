@@ -10,6 +10,7 @@ below on every broker.
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from typing import Literal, Protocol
 
@@ -176,7 +177,7 @@ class Maintained(msgspec.Struct, frozen=True, kw_only=True):
 class Filter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which jobs to find; every given field must match. Times are UTC epoch milliseconds."""
 
-    states: frozenset[State] | None = None
+    states: AbstractSet[State] | None = None
     queue: str | None = None
     task: str | None = None
     tag: str | None = None
@@ -389,14 +390,15 @@ class JobStore(Broker, Protocol):
         """Undo `pause` and wake waiting workers."""
         ...
 
-    async def purge(self, queue: str, *, states: frozenset[State] | None = None) -> int:
+    async def purge(self, queue: str, *, states: AbstractSet[State] | None = None) -> int:
         """Delete the jobs of a queue that are not running; how many. None: all such states."""
         ...
 
     async def wait(self, refs: Sequence[JobRef], *, timeout_ms: int) -> list[JobRecord | None]:
         """Return when every job is final or `timeout_ms` has passed.
 
-        By position: the final record; None for a job that is not final yet or has no record.
+        By position: the final record; None for a job that is not final yet. A job without a
+        record gets None at once.
         A waiter that came before the end gets the record even if its retention is 0.
         """
         ...

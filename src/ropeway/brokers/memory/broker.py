@@ -7,6 +7,7 @@ never awaits between reading and writing, which makes each one atomic.
 import asyncio
 import time
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from itertools import islice
 
 import msgspec
@@ -156,7 +157,7 @@ class MemoryBroker:
         self._state.paused.discard(queue)
         self._state.signal(Signal(kind="resume", queue=queue))
 
-    async def purge(self, queue: str, *, states: frozenset[JobState] | None = None) -> int:
+    async def purge(self, queue: str, *, states: AbstractSet[JobState] | None = None) -> int:
         removed = operate.purge(self._state.table, queue, states)
         self._state.wake()
         return removed

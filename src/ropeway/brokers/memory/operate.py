@@ -2,6 +2,8 @@
 
 import msgspec
 
+from collections.abc import Set as AbstractSet
+
 from ropeway import lifecycle
 from ropeway.action import Acted, Action, Answer, DeleteJob, EditJob, MoveJob, RetryJob
 from ropeway.brokers.memory.table import Row, Table
@@ -131,7 +133,7 @@ def free_children(table: Table, parent: Row, *, now_ms: int) -> None:
             table.put(child, freed, now_ms=now_ms)
 
 
-def purge(table: Table, queue: str, states: frozenset[State] | None) -> int:
+def purge(table: Table, queue: str, states: AbstractSet[State] | None) -> int:
     """Remove the jobs of a queue that are not running; how many."""
     rows = [
         row
