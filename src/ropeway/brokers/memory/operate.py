@@ -1,8 +1,8 @@
 """What operators and failed parents do to rows of the memory broker."""
 
-import msgspec
-
 from collections.abc import Set as AbstractSet
+
+import msgspec
 
 from ropeway import lifecycle
 from ropeway.action import Acted, Action, Answer, DeleteJob, EditJob, MoveJob, RetryJob
