@@ -33,7 +33,16 @@ from ropeway.brokers.sqlite import maintain as maintaining
 from ropeway.brokers.sqlite import reserve as reserving
 from ropeway.brokers.sqlite import settle as settling
 from ropeway.brokers.sqlite.connection import Connection, named
-from ropeway.brokers.sqlite.engine import Bell, Call, Gate, Lane, Verb, Writer, serve_reads
+from ropeway.brokers.sqlite.engine import (
+    SMALL_MAX,
+    Bell,
+    Call,
+    Gate,
+    Lane,
+    Verb,
+    Writer,
+    serve_reads,
+)
 from ropeway.clock import SYSTEM_CLOCK, Clock
 from ropeway.errors import BrokerError, ConfigError, Disconnected
 from ropeway.job import FINAL, Job, JobRecord, JobRef, Lease, State
@@ -77,7 +86,13 @@ class _Opened:
         self.writer = Writer(path, self.gate, connections[0], clock, floor_ms=floor_ms)
         self.reading = connections[1]
         self.bell = Bell(self.loop, connections[2])
-        self.writes = Lane("ropeway-sqlite-write", self.loop, self.writer.serve, self.bell.ring)
+        self.writes = Lane(
+            "ropeway-sqlite-write",
+            self.loop,
+            self.writer.serve_and_tidy,
+            self.bell.ring,
+            self.writer.serve_now if durability == "fast" else None,
+        )
         serve = partial(serve_reads, path=path, connection=self.reading, reader=self._reader)
         self.reads = Lane("ropeway-sqlite-read", self.loop, serve, self.bell.ring)
 
@@ -193,10 +208,12 @@ class SQLiteBroker:
             )
         return opened
 
-    async def _write(self, verb: Verb, argument: Any, *, together: Verb | None = None) -> Any:
+    async def _write(
+        self, verb: Verb, argument: Any, *, together: Verb | None = None, small: bool = False
+    ) -> Any:
         opened = self._mine()
         call = Call(verb, argument, opened.loop.create_future())
-        call.together = together
+        call.together, call.small = together, small
         opened.writes.submit(call)
         return await call.future
 
@@ -212,7 +229,10 @@ class SQLiteBroker:
         for job in jobs:
             self._capabilities.refuse(job)
         call = enqueueing.Call(jobs, call_id)
-        return await self._write(enqueueing.enqueue, call, together=enqueueing.enqueue_many)
+        small = len(jobs) <= SMALL_MAX
+        return await self._write(
+            enqueueing.enqueue, call, together=enqueueing.enqueue_many, small=small
+        )
 
     async def reserve(
         self, queues: Queues, *, worker: str, limit: int, lease_ms: int, wait_ms: int = 0
@@ -254,13 +274,16 @@ class SQLiteBroker:
             outcomes = [Release(lease=lease) for lease in leases]
             opened.writes.submit(Call(settling.settle, outcomes, opened.loop.create_future()))
 
-        call.orphaned = hand_back
+        call.orphaned, call.small = hand_back, request.limit <= SMALL_MAX
         opened.writes.submit(call)
         return await call.future
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
         self._refuse_then(outcomes)
-        return await self._write(settling.settle, outcomes, together=settling.settle_many)
+        small = len(outcomes) <= SMALL_MAX
+        return await self._write(
+            settling.settle, outcomes, together=settling.settle_many, small=small
+        )
 
     def _refuse_then(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:

@@ -1,6 +1,6 @@
 """A connection to the database file: how it is opened, asked, and what its failures are called."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -16,8 +16,8 @@ from ropeway.errors import (
 )
 
 BUSY_MS: Final = 60_000
+_TRUNCATE_MS: Final = 100  # how long others wait for an empty journal
 JOURNAL_MAX_BYTES: Final = 48 * 1024 * 1024
-_CHECKPOINT_PAGES: Final = 4_000
 _CACHE_KIB: Final = 64 * 1024
 
 _NAMES: Final[tuple[tuple[type[apsw.Error], type[BrokerError], str], ...]] = (
@@ -73,7 +73,6 @@ class Connection:
                 self.run("PRAGMA auto_vacuum = INCREMENTAL")
                 self.run("PRAGMA journal_mode = WAL")
                 self.run(f"PRAGMA synchronous = {synchronous}")
-                self.run(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
                 self.run(f"PRAGMA journal_size_limit = {JOURNAL_MAX_BYTES}")
         except BaseException:
             self.close()
@@ -113,6 +112,36 @@ class Connection:
     def last_rowid(self) -> int:
         """The rowid that the last INSERT gave."""
         return self._raw.last_insert_rowid()
+
+    def on_commit(self, note: Callable[[int], None]) -> None:
+        """Call `note` with the journal's length in pages after each commit.
+
+        It takes the place of SQLite's own checkpoints, which come in the middle of a commit.
+        """
+
+        def hook(_connection: Any, _name: str, pages: int) -> int:
+            note(pages)
+            return apsw.SQLITE_OK
+
+        self._raw.set_wal_hook(hook)
+
+    def checkpoint(self, *, truncate: bool) -> None:
+        """Move the journal's content into the database; with `truncate`, make it empty then."""
+        if truncate:
+            self._raw.set_busy_timeout(_TRUNCATE_MS)
+        try:
+            self.run(f"PRAGMA wal_checkpoint({'TRUNCATE' if truncate else 'PASSIVE'})")
+        finally:
+            self._raw.set_busy_timeout(BUSY_MS)
+
+    @contextmanager
+    def impatient(self) -> Generator[None, None, None]:
+        """Within the block a lock of others is an error at once."""
+        self._raw.set_busy_timeout(0)
+        try:
+            yield
+        finally:
+            self._raw.set_busy_timeout(BUSY_MS)
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:

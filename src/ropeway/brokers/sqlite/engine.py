@@ -27,7 +27,10 @@ from ropeway.brokers.sqlite.step import Step
 from ropeway.clock import Clock, ForwardClock
 from ropeway.errors import Disconnected, StorageReadOnly
 
-GROUP_MAX: Final = 512  # calls in one transaction
+GROUP_MAX: Final = 512  # turns of the event loop in one transaction
+SMALL_MAX: Final = 4  # jobs of a call that may be served on the loop's own thread
+CHECKPOINT_PAGES: Final = 4_000  # 16 MB
+TRUNCATE_PAGES: Final = 8_000
 _FAST_S: Final = 0.002
 _SLOW_S: Final = 0.025
 _SLOWER: Final = 1.1  # from one look to the next, once `_LIVELY_S` have passed without a change
@@ -40,13 +43,14 @@ Verb = Callable[[Any, Any], Any]
 class Call:
     """One caller's request and where its answer goes."""
 
-    __slots__ = ("argument", "error", "future", "orphaned", "result", "together", "verb")
+    __slots__ = ("argument", "error", "future", "orphaned", "result", "small", "together", "verb")
 
     def __init__(self, verb: Verb, argument: Any, future: asyncio.Future[Any]) -> None:
         self.verb = verb
         self.argument = argument
         self.future = future
         self.together: Verb | None = None  # the same verb for a list of arguments
+        self.small = False  # a few rows: never long on the loop's own thread
         self.orphaned: Callable[[Any], None] | None = None  # the answer has no taker
         self.result: Any = None
         self.error: BaseException | None = None
@@ -85,7 +89,19 @@ class Gate:
         try:
             yield
         finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            self.let_go()
+
+    def take_now(self) -> bool:
+        """Keep the turn if nobody has it; ended by `held` or by `let_go`."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def let_go(self) -> None:
+        """End the turn; harmless without one."""
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -96,6 +112,9 @@ class Lane:
 
     `serve` gets the calls that wait, sets `result` or `error` of each, and must not raise; it
     says whether somebody may wait for what was done, in which case `ring` is called on the loop.
+    `serve_now`, if given, may serve a call that is alone on the loop's own thread, when that is
+    certain to be quick: a hand-over to a thread and back takes longer than a small write. It
+    answers None when the call must go to the thread.
     """
 
     def __init__(
@@ -104,21 +123,42 @@ class Lane:
         loop: asyncio.AbstractEventLoop,
         serve: Callable[[list[Call]], bool],
         ring: Callable[[], None],
+        serve_now: Callable[[Call], bool | None] | None = None,
     ) -> None:
         self._loop = loop
         self._serve = serve
+        self._serve_now = serve_now
         self._ring = ring
-        self._calls: SimpleQueue[Call | None] = SimpleQueue()
+        self._fresh: list[Call] = []  # submitted since the loop's last turn
+        self._in_thread = 0  # calls handed over and not yet answered
+        self._calls: SimpleQueue[list[Call] | None] = SimpleQueue()
         self._ended = loop.create_future()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, call: Call) -> None:
-        """Queue a call; its future is answered later."""
-        self._calls.put(call)
+        """Queue a call; its future is answered later. All calls of one turn go together."""
+        self._fresh.append(call)
+        if len(self._fresh) == 1:
+            self._loop.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        calls, self._fresh = self._fresh, []
+        if not calls:
+            return
+        if len(calls) == 1 and not self._in_thread and self._serve_now is not None:
+            woke = self._serve_now(calls[0])
+            if woke is not None:
+                calls[0].answer()
+                if woke:
+                    self._ring()
+                return
+        self._in_thread += len(calls)
+        self._calls.put(calls)
 
     async def close(self) -> None:
         """Serve what waits, then end the thread and wait for it."""
+        self._hand_over()
         self._calls.put(None)
         if asyncio.get_running_loop() is self._loop:
             await self._ended
@@ -127,22 +167,23 @@ class Lane:
     def _run(self) -> None:
         closing = False
         while not closing:
-            calls = [self._calls.get()]
+            batches = [self._calls.get()]
             with suppress(Empty):
-                while len(calls) < GROUP_MAX:
-                    calls.append(self._calls.get_nowait())
-            live = [call for call in calls if call is not None and not call.future.cancelled()]
-            closing = None in calls
-            if live:
-                woke = self._serve(live)
-                self._tell(self._answer, live, woke)
+                while batches[-1] is not None and len(batches) < GROUP_MAX:
+                    batches.append(self._calls.get_nowait())
+            closing = batches[-1] is None
+            calls = [call for batch in batches if batch is not None for call in batch]
+            live = [call for call in calls if not call.future.cancelled()]
+            woke = self._serve(live) if live else False
+            self._tell(self._answer, live, len(calls), woke)
         self._tell(_end, self._ended)
 
     def _tell(self, what: Callable[..., None], *arguments: object) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
             self._loop.call_soon_threadsafe(what, *arguments)
 
-    def _answer(self, calls: list[Call], woke: bool) -> None:  # noqa: FBT001 - call_soon passes by position
+    def _answer(self, calls: list[Call], taken: int, woke: bool) -> None:  # noqa: FBT001 - call_soon passes by position
+        self._in_thread -= taken
         for call in calls:
             call.answer()
         if woke:
@@ -236,6 +277,11 @@ class Writer:
         self._connection = connection
         self._clock = clock
         self._wall = ForwardClock(clock, floor_ms=floor_ms)
+        self._journal_pages = 0
+        connection.on_commit(self._note_journal)
+
+    def _note_journal(self, pages: int) -> None:
+        self._journal_pages = pages
 
     def now_ms(self) -> int:
         """The wall clock that schedules are kept by."""
@@ -253,21 +299,48 @@ class Writer:
         """
         try:
             return self._transaction(lambda: self._run_together(calls))
+        except Exception as error:  # noqa: BLE001 - any failure belongs to one of the callers
+            if len(calls) == 1 or _is_of_the_store(error):
+                self._fail(calls, error)
+                return False
+        try:
+            return self._transaction(lambda: self._run_apart(calls))
         except apsw.Error as error:
             self._fail(calls, error)
-        except Exception as error:  # noqa: BLE001 - any failure belongs to one of the callers
-            if len(calls) == 1:
-                calls[0].error = error
-                return False
-            try:
-                return self._transaction(lambda: self._run_apart(calls))
-            except apsw.Error as storage_error:
-                self._fail(calls, storage_error)
-        return False
+            return False
 
-    def _fail(self, calls: list[Call], error: apsw.Error) -> None:
+    def serve_and_tidy(self, calls: list[Call]) -> bool:
+        """`serve`, then move what the journal holds into the database when it is long.
+
+        That happens outside the gate, so that other processes may write meanwhile, and never on
+        the event loop.
+        """
+        woke = self.serve(calls)
+        if self._journal_pages >= CHECKPOINT_PAGES:
+            with suppress(apsw.Error):  # whoever reads or writes now: the next commit tries again
+                self._connection.checkpoint(truncate=self._journal_pages >= TRUNCATE_PAGES)
+        return woke
+
+    def serve_now(self, call: Call) -> bool | None:
+        """Serve a small call on the loop's thread; None when anything could hold it up."""
+        if not call.small or self._journal_pages >= CHECKPOINT_PAGES or not self._gate.take_now():
+            return None
+        try:
+            with self._connection.impatient():
+                woke = self.serve([call])
+        finally:
+            self._gate.let_go()
+        if isinstance(call.error, Disconnected):  # another program writes: wait in the thread
+            call.error = None
+            return None
+        return woke
+
+    def _fail(self, calls: list[Call], error: Exception) -> None:
         for call in calls:
-            call.result, call.error = None, error_of(error, self._path)
+            call.result, call.error = None, self._named(error)
+
+    def _named(self, error: Exception) -> Exception:
+        return error_of(error, self._path) if isinstance(error, apsw.Error) else error
 
     def _transaction(self, run: Callable[[], bool]) -> bool:
         with self._gate.held(), self._connection.transaction():
@@ -305,13 +378,20 @@ class Writer:
                 call.result, call.error = call.verb(step, call.argument), None
                 step.finish()
                 woke = woke or step.woke
-            except apsw.Error:
-                raise
-            except Exception as error:  # noqa: BLE001 - given to the caller it belongs to
-                call.result, call.error = None, error
+            except Exception as error:
+                if _is_of_the_store(error):
+                    raise
+                call.result, call.error = None, self._named(error)
                 self._connection.run("ROLLBACK TO apart")
             self._connection.run("RELEASE apart")
         return woke
+
+
+def _is_of_the_store(error: Exception) -> bool:
+    """Whether a failure hits every caller of a group, not only the one whose values caused it."""
+    return isinstance(error, apsw.Error) and not isinstance(
+        error, (apsw.TooBigError, apsw.ConstraintError, apsw.MismatchError, apsw.RangeError)
+    )
 
 
 def serve_reads(
