@@ -256,7 +256,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ time and operators
 
-    @rule(ms=st.sampled_from([1, 299, 300, 999, 1_000, 1_001, 10_000]))
+    @rule(ms=st.sampled_from([1, 299, 300, 399, 999, 1_000, 1_001, 10_000]))
     def advance(self, ms: int) -> None:
         """Time passes."""
         self.clock.advance(ms)

@@ -60,7 +60,7 @@ class FindContract:
         jobs = {state: (await bring_to(broker, state, queue=state))[0] for state in State}
         for state, job in jobs.items():
             assert await found(broker, states=frozenset({state})) == [job.id]
-        both = frozenset({State.DEAD, State.PENDING})
+        both = {State.DEAD, State.PENDING}
         assert set(await found(broker, states=both)) == {
             jobs[State.DEAD].id,
             jobs[State.PENDING].id,

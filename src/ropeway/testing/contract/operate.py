@@ -375,7 +375,7 @@ class QueueControlContract:
     async def test_purge_takes_only_the_named_states(self, broker: JobStore) -> None:
         await bring_to(broker, State.DEAD)
         scheduled, _ = await bring_to(broker, State.SCHEDULED)
-        assert await broker.purge("default", states=frozenset({State.DEAD})) == 1
+        assert await broker.purge("default", states={State.DEAD}) == 1
         assert await broker.purge("default", states=frozenset()) == 0
         assert ids(await all_records(broker)) == [scheduled.id]
 

@@ -187,6 +187,25 @@ class WaitContract:
         records = await asyncio.wait_for(broker.wait(refs, timeout_ms=40), SOON_S)
         assert [r and r.job.id for r in records] == [None, done.id, None]
 
+    async def test_a_job_without_a_record_is_answered_at_once(self, broker: JobStore) -> None:
+        waiting = broker.wait([JobRef(new_id()), JobRef(new_id(), "q")], timeout_ms=10_000)
+        assert await asyncio.wait_for(waiting, SOON_S) == [None, None]
+
+    @pytest.mark.parametrize("purged", [True, False])
+    async def test_a_waiter_learns_that_its_job_was_removed(
+        self,
+        broker: JobStore,
+        purged: bool,  # noqa: FBT001 - a row of the table above
+    ) -> None:
+        job = await enqueue(broker)
+        waiting = asyncio.create_task(broker.wait([job.ref], timeout_ms=10_000))
+        await asyncio.sleep(0.03)
+        if purged:
+            await broker.purge(QUEUE)
+        else:
+            await act(broker, DeleteJob(ref=job.ref))
+        assert await asyncio.wait_for(waiting, SOON_S) == [None]
+
     async def test_timeout_0_only_looks(self, broker: JobStore) -> None:
         job = await enqueue(broker)
         assert await asyncio.wait_for(broker.wait([job.ref], timeout_ms=0), SOON_S) == [None]
