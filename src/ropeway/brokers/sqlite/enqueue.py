@@ -154,13 +154,13 @@ def insert_one(step: Step, job: Job) -> Enqueued:
                 step.put(holder, edited[1], edited[0])
                 answer = EnqueueAnswer.REPLACED
             return Enqueued(answer, holder.job.id, job.queue)
-    parents = {parent_id: step.parent_state(parent_id) for parent_id in job.parents}
-    waiting_on = frozenset(p for p, state in parents.items() if state is not State.COMPLETED)
+    waiting_on = frozenset(p for p in job.parents if not step.is_completed(p))
     stamped, status = lifecycle.admit(job, seq=0, now_ms=step.now_ms, waiting_on=waiting_on)
     step.add(stamped, status)
-    for parent_id, state in parents.items():
-        if state in (State.DEAD, State.CANCELLED):
-            step.cascade(parent_id)
+    for parent_id in waiting_on:
+        parent = step.parent(parent_id)
+        if parent is not None and parent[1] in (State.DEAD, State.CANCELLED):
+            step.cascade(parent_id, parent[0])
     for ref in job.unblocks:
         step.adopt(job.id, ref)
     return Enqueued(EnqueueAnswer.OK, job.id, job.queue)
