@@ -33,7 +33,7 @@ Queues = Sequence[str] | Mapping[str, int]
 """Which queues to serve: a sequence is strict (first the first), a mapping gives weights."""
 
 
-class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a broker can do, as a value with numbers. Constant once the broker is open."""
 
     name: str
@@ -127,7 +127,7 @@ class EnqueueAnswer(StrEnum):
     FULL = "full"
 
 
-class Enqueued(msgspec.Struct, frozen=True):
+class Enqueued(msgspec.Struct, frozen=True, gc=False):
     """The answer to one job; `id` is that of the job that exists now."""
 
     answer: EnqueueAnswer
@@ -135,7 +135,7 @@ class Enqueued(msgspec.Struct, frozen=True):
     queue: str
 
 
-class Beat(msgspec.Struct, frozen=True, kw_only=True):
+class Beat(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Prolongs one lease; carries what the handler wants to keep, fenced by the token."""
 
     lease: Lease
@@ -152,14 +152,14 @@ class ExtendAnswer(StrEnum):
     PAUSED = "paused"  # prolonged, but the queue is paused: release what is not yet started
 
 
-class Extended(msgspec.Struct, frozen=True):
+class Extended(msgspec.Struct, frozen=True, gc=False):
     """The answer to one beat; `expires_at_ms` is by the broker's lease clock."""
 
     answer: ExtendAnswer
     expires_at_ms: int
 
 
-class Maintained(msgspec.Struct, frozen=True, kw_only=True):
+class Maintained(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one call of `maintain` did, and when the next is due."""
 
     promoted: int = 0
@@ -174,7 +174,7 @@ class Maintained(msgspec.Struct, frozen=True, kw_only=True):
 # --------------------------------------------------------------------------------- looking
 
 
-class Filter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Filter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Which jobs to find; every given field must match. Times are UTC epoch milliseconds."""
 
     states: AbstractSet[State] | None = None
@@ -190,7 +190,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finished_before_ms: int | None = None
 
 
-class Page(msgspec.Struct, frozen=True):
+class Page(msgspec.Struct, frozen=True, gc=False):
     """Some of the found records, newest first, and where to go on (None: that was all).
 
     A page may be short, even empty, and still have a cursor: a call scans a bounded number of
@@ -202,7 +202,7 @@ class Page(msgspec.Struct, frozen=True):
     cursor: str | None
 
 
-class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
+class QueueInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A queue as a store sees it; `counts` has every state that occurs."""
 
     name: str
@@ -211,7 +211,7 @@ class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
     oldest_due_ms: int | None  # when its first available job became due
 
 
-class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A worker process, as its own heartbeat tells it."""
 
     id: str  # a random UUID per start: never a host name or a pid
@@ -230,7 +230,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tasks: tuple[str, ...] = ()
 
 
-class Signal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Signal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A word to workers, kept for a minute. `seq` is given by the store."""
 
     kind: Literal["cancel", "pause", "resume", "quiet", "stop", "tune"]
@@ -242,7 +242,7 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     queues: tuple[str, ...] | None = None  # of `tune`: "name" or "name=weight"
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One line for a job's own log, written under its lease."""
 
     lease: Lease
@@ -251,7 +251,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     data: str  # text; JSON where the writer likes
 
 
-class JobEvent(msgspec.Struct, frozen=True, kw_only=True):
+class JobEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One entry of a job's stream, in order of `seq`."""
 
     seq: int
@@ -324,9 +324,11 @@ class Broker(Protocol):
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
         """Write how runs ended. Outcomes are independent of each other.
 
-        Only the current token counts, else LOST; the token that settled the job gets ALREADY
-        while the record exists. One atomic step holds the final state, the release of the
-        unique and ordering keys, the jobs `then`, the unblocking of children and the counters.
+        Only the current token counts, else LOST; the token that settled the job last gets
+        ALREADY while the record exists. One atomic step holds the final state, the release of
+        the unique and ordering keys, then the jobs `then`, then the unblocking of children, and
+        the counters. A job of `then` that is refused refuses the whole call before any write;
+        one whose id or unique key is taken is left out.
         """
         ...
 
