@@ -98,8 +98,9 @@ TRANSITIONS: Final[Mapping[Event, Mapping[State, frozenset[State]]]] = {
 }
 
 
-# Several times faster than msgspec.structs.replace; msgspec's stubs leave the method out.
-_copy: Final[Callable[[Status], Status]] = Status.__copy__  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+def _copy(status: Status) -> Status:
+    """A shallow copy, several times faster than `msgspec.structs.replace`."""
+    return status.__copy__()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType]
 
 
 def _move(status: Status, event: Event, to: State, **changes: object) -> Status:
