@@ -71,7 +71,8 @@ class Worker:
         lifespan: entered before the first job and left after the last one; what it yields is
             `Context.state`.
         broker_factory: makes another broker on the same store. With it, leases are prolonged
-            from a thread of their own; without it (memory), on the worker's loop.
+            from a thread of their own; without it, and where a store cannot be shared (memory),
+            on the worker's loop.
         clock: the worker's own time, for leases, limits and rates.
 
     Guarantees:
@@ -198,7 +199,7 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def _beating(self, roles: "_Roles") -> AsyncGenerator[None]:
-        if self._broker_factory is not None:
+        if self._broker_factory is not None and self._broker.capabilities.shared:
             async with roles.beater.in_thread(self._broker_factory):
                 yield
             return
