@@ -111,6 +111,7 @@ def test_the_documented_codes_are_the_ones_used() -> None:
 
 
 def test_every_command_explains_itself(cli: Cli) -> None:
+    assert cli("jobs", "list", "-h").out == cli("jobs", "list", "--help").out
     for command in (
         *(["jobs", verb] for verb in ("list", "show", "logs", "retry", "cancel", "edit", "move")),
         *(["queues", verb] for verb in ("list", "pause", "resume", "purge", "peek")),
@@ -130,6 +131,7 @@ def test_a_group_without_a_command_shows_its_help(cli: Cli) -> None:
 
 def test_version_is_told(cli: Cli) -> None:
     assert cli("version").out.startswith("ropeway ")
+    assert cli("--version").out == cli("version").out
     assert cli("version", "--json").json.keys() == {"ropeway", "python", "apsw", "platform"}
 
 

@@ -1,6 +1,7 @@
 """`ropeway enqueue`: one job, or one for each line of stdin."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,16 @@ def test_what_cannot_be_meant_is_code_2_in_one_line(
     assert said.err.startswith("error: ")
     assert said.err.count("\n") == 1
     assert listed(cli) == []
+
+
+def test_progress_is_shown_on_a_terminal_only(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "{}\n" * 1_500
+    assert cli("enqueue", "t", "--stdin", stdin=lines).err == ""
+    # Both are of one class here, so they are told apart by what they are.
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda self: self is sys.stderr, raising=False)
+    said = cli("enqueue", "t", "--stdin", "--json", stdin=lines)
+    assert "1,500 jobs" in said.err
+    assert len(said.json_lines) == 1_500, "stdout stays clean"
 
 
 def test_a_job_too_large_is_refused(cli: Cli, store: Store) -> None:

@@ -89,7 +89,7 @@ class What:
     args: Annotated[
         str | None,
         typer.Argument(
-            metavar="[ARGS]",
+            metavar="ARGS",
             help='JSON: {"name": value}, or [value, ...] with --app. Default: {}.',
         ),
     ] = None
@@ -234,7 +234,7 @@ async def _bulk(opened: Opened, make: MakeJob, *, json: bool) -> None:
     lines = _numbered(sys.stdin.buffer)
     tally: Counter[EnqueueAnswer] = Counter()
     async with opened as broker:
-        with _progress() as advance:
+        with _progress(quiet=json and sys.stdout.isatty()) as advance:
             while batch := list(islice(lines, BATCH)):
                 jobs = _jobs_of(batch, make, stored=tally.total())
                 answers = await submit(broker, jobs)
@@ -282,15 +282,22 @@ def _say(tally: Counter[EnqueueAnswer]) -> None:
 
 
 @contextmanager
-def _progress() -> Generator[Callable[[int], object]]:
-    """A count and a rate on stderr, on a terminal only."""
-    if not sys.stderr.isatty():
+def _progress(*, quiet: bool) -> Generator[Callable[[int], object]]:
+    """A count and the time on stderr, on a terminal only."""
+    if quiet or not sys.stderr.isatty():
         yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.completed:,} jobs"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    progress = Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,  # else what is printed meanwhile goes to stderr as well
+        redirect_stderr=False,
+    )
+    with progress:
         bar = progress.add_task("", total=None)
         yield lambda done: progress.advance(bar, done)

@@ -3,7 +3,7 @@
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
@@ -15,10 +15,28 @@ from ropeway.cli.output.stream import note
 app = typer.Typer(
     name="ropeway",
     no_args_is_help=True,
-    help="A durable job queue: run workers, enqueue, look and act.",
     epilog=EXIT_CODES,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # paragraphs flow, and [brackets] in a help text are not markup
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        version.version()
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Say the version."),
+    ] = False,
+) -> None:
+    """A durable job queue: run workers, enqueue, look and act."""
+
 
 app.command("worker")(worker.work)
 app.command("enqueue")(enqueue.enqueue)

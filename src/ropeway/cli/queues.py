@@ -30,7 +30,7 @@ _TITLES = {
     State.CANCELLED: "CANC",
 }
 
-Names = Annotated[list[str], typer.Argument(metavar="QUEUE...", help="Names of queues.")]
+Names = Annotated[list[str], typer.Argument(metavar="QUEUE", help="Names of queues.")]
 
 
 @app.command("list")

@@ -96,7 +96,7 @@ class Which:
 
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ID]...", help="Ids, or beginnings of ids, of workers."),
+        typer.Argument(metavar="ID", help="Ids, or beginnings of ids, of workers."),
     ] = None
     all: Annotated[bool, typer.Option("--all", help="Every worker.")] = False
 

@@ -52,7 +52,7 @@ DELETE: Final = Verb("delete", "deleted", FINAL)
 class Which:
     """The jobs to act on: ids, or a filter over all of them."""
 
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of jobs.")] = None
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of jobs.")] = None
     all: Annotated[bool, typer.Option("--all", help="Every job that the action is for.")] = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many, change nothing.")] = (
         False

@@ -29,7 +29,7 @@ class Edits:
     ] = None
     priority: Annotated[int | None, typer.Option(help="0 to 10, higher first.")] = None
     delay: Annotated[
-        str | None, typer.Option(metavar="TIME", help=f"Start that much later: {DURATION_HELP}.")
+        str | None, typer.Option(metavar="TIME", help=f"Start so long from now: {DURATION_HELP}.")
     ] = None
     at: Annotated[str | None, typer.Option(metavar="TIME", help="Start at (ISO 8601).")] = None
     attempts: Annotated[int | None, typer.Option(help="Runs, the first included.")] = None
