@@ -34,7 +34,7 @@ def settle(state: State, outcome: Outcome, now_ms: int) -> Settled:
         enqueue_then(state, outcome.then, now_ms)
     if row.status.state is JobState.COMPLETED:
         operate.free_children(table, row, now_ms=now_ms)
-    operate.drop_unretained(table, row)
+    operate.drop_unretained(table, row, now_ms=now_ms)
     return Settled.OK
 
 

@@ -226,8 +226,7 @@ class SQLiteBroker:
     # ------------------------------------------------------------------ the job path
 
     async def enqueue(self, jobs: Sequence[Job], *, call_id: str | None = None) -> list[Enqueued]:
-        for job in jobs:
-            self._capabilities.refuse(job)
+        self._capabilities.refuse_all(jobs)
         call = enqueueing.Call(jobs, call_id)
         return await self._write(
             enqueueing.enqueue, call, together=enqueueing.enqueue_many, weight=len(jobs)
@@ -236,6 +235,7 @@ class SQLiteBroker:
     async def reserve(
         self, queues: Queues, *, worker: str, limit: int, lease_ms: int, wait_ms: int = 0
     ) -> list[Lease]:
+        self._capabilities.refuse_reserve(limit=limit, lease_ms=lease_ms)
         opened = self._mine()
         request = self._request(queues, worker, limit, lease_ms)
         until = opened.loop.time() + wait_ms / 1000
@@ -286,8 +286,7 @@ class SQLiteBroker:
     def _refuse_then(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             if isinstance(outcome, Ack):
-                for job in outcome.then:
-                    self._capabilities.refuse(job)
+                self._capabilities.refuse_all(outcome.then)
 
     async def extend(self, beats: Sequence[Beat], *, lease_ms: int) -> list[Extended]:
         return await self._write(
