@@ -8,7 +8,7 @@ from terminal import Cli, Store
 
 from ropeway.broker import Beat, Entry, JobStore, WorkerInfo
 from ropeway.job import Job, Progress, UniqueKey
-from ropeway.outcome import Ack
+from ropeway.outcome import Ack, Snooze
 
 ID = "01990000-0000-7000-8000-000000000001"
 
@@ -31,7 +31,12 @@ def test_a_listed_job_says_why_it_waits(cli: Cli, store: Store) -> None:
         Job(id="o2", task="x", ordering_key="k"),
     )
     store.retryable(Job(id="again", task="x", queue="q"))
+    store.end(
+        Job(id="nobody", task="y", queue="q2"),
+        outcome=lambda lease: Snooze(lease=lease, delay_ms=1_000, reason="unknown_task"),
+    )
     out = cli("jobs", "list").out
+    assert "└ unknown_task" in out
     assert "└ waits for parent" in out
     assert "└ blocked on ordering:k" in out
     assert "└ TimeoutError: slow" in out
