@@ -59,6 +59,11 @@ class Connection:
     def __init__(self, source: str | JobStore | None) -> None:
         if source is None:
             source = os.environ.get(URL_VARIABLE) or URL_DEFAULT
+        if not isinstance(source, str) and not hasattr(source, "capabilities"):
+            raise ConfigError(
+                f"Ropeway({source!r}): give the URL of a broker as text, e.g. sqlite:///jobs.db, "
+                "or a broker"
+            )
         self._spare = broker_from_url(source) if isinstance(source, str) else source
         # None: the broker cannot be made a second time.
         self.url: str | None = None

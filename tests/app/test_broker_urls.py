@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,12 @@ pytestmark = pytest.mark.anyio
 def test_an_unknown_scheme_is_refused_with_those_that_are_known(url):
     with pytest.raises(ConfigError, match=r"unknown scheme; known are memory://, sqlite://"):
         Ropeway(url)
+
+
+@pytest.mark.parametrize("wrong", [3, Path("jobs.db")], ids=repr)
+def test_what_is_neither_a_url_nor_a_broker_is_refused(wrong):
+    with pytest.raises(ConfigError, match="give the URL of a broker as text"):
+        Ropeway(wrong)
 
 
 def test_a_password_is_not_repeated_in_the_error():
