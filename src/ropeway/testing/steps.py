@@ -7,8 +7,9 @@ import msgspec
 
 from ropeway.action import Acted, Action
 from ropeway.broker import EnqueueAnswer, Filter, JobStore
-from ropeway.job import Job, JobRecord, JobRef, Lease, State, Status, new_id
+from ropeway.job import Job, JobRecord, JobRef, Lease, State, Status
 from ropeway.outcome import Ack, Bury, Cancel, Outcome, Retry, Settled
+from ropeway.runtime import new_id
 from ropeway.testing.manual_clock import ManualClock
 
 QUEUE = "default"

@@ -9,11 +9,12 @@ import logging
 from collections import deque
 from typing import Final
 
+from ropeway import crash
 from ropeway.broker import JobStore, Queues
 from ropeway.errors import BrokerError
 from ropeway.job import Lease
 from ropeway.worker.options import WorkerOptions
-from ropeway.worker.outage import Outage, backoff_s
+from ropeway.worker.outage import Outage
 from ropeway.worker.run import Run, SaveQueue
 from ropeway.worker.runner import Runner
 from ropeway.worker.settler import Settler
@@ -86,11 +87,11 @@ class Fetcher:
             except BrokerError as error:
                 self._outage.failed("reserve", error)
                 failures += 1
-                await asyncio.sleep(backoff_s(failures))
+                await asyncio.sleep(self._outage.backoff_s(failures))
             except Exception:  # noqa: BLE001 - a bug in a broker must not end the worker
                 _log.exception("fetching failed; trying again")
                 failures += 1
-                await asyncio.sleep(backoff_s(failures))
+                await asyncio.sleep(self._outage.backoff_s(failures))
             else:
                 failures = 0
 
@@ -114,6 +115,7 @@ class Fetcher:
         items = self._settler.take()
         began_ms = self._runner.now_ms()
         if items:
+            crash.point("worker.settling")
             try:
                 answers, leases = await self._broker.exchange(
                     [outcome for _, outcome in items],
@@ -125,6 +127,7 @@ class Fetcher:
             except BaseException:
                 self._settler.not_sent(items)
                 raise
+            crash.point("worker.settled")
             self._settler.answered(items, answers)
         else:
             leases = await self._broker.reserve(
@@ -136,6 +139,7 @@ class Fetcher:
             )
         self._outage.worked()
         if leases:
+            crash.point("worker.reserved")
             self._accept(leases, began_ms)
         elif options.burst and not items:
             if not self._held and not self._settler.waiting:

@@ -167,3 +167,8 @@ class Run:
         if done.cancelled():
             raise self.reason or LeaseLost("the lease was lost before the cursor was saved")
         done.result()
+
+
+def in_order(runs: set[Run]) -> list[Run]:
+    """The runs, the longest held first: a set of them has another order in each process."""
+    return sorted(runs.copy(), key=lambda run: (run.lease.token, run.lease.job.id))

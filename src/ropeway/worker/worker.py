@@ -16,9 +16,9 @@ from enum import StrEnum
 from typing import Any, Final, Literal
 
 from ropeway.broker import ExtendAnswer, JobStore, WorkerInfo
-from ropeway.clock import SYSTEM_CLOCK, Clock
 from ropeway.definition import Definition
 from ropeway.errors import BrokerError
+from ropeway.runtime import SYSTEM, Runtime
 from ropeway.worker.beater import Answers, Beater
 from ropeway.worker.fetcher import Fetcher
 from ropeway.worker.handlers.processes import check_reachable
@@ -28,7 +28,7 @@ from ropeway.worker.options import WorkerOptions
 from ropeway.worker.outage import Outage, open_patiently
 from ropeway.worker.process import health
 from ropeway.worker.process.watchdog import Watchdog
-from ropeway.worker.run import CancelRequested, LeaseLost, LeaseUnsure, Run
+from ropeway.worker.run import CancelRequested, LeaseLost, LeaseUnsure, Run, in_order
 from ropeway.worker.runner import Runner
 from ropeway.worker.settler import Settler
 
@@ -72,7 +72,7 @@ class Worker:
             `Context.state`.
         broker_factory: makes another broker on the same store. With it, leases are prolonged
             from a thread of their own; without it (memory), on the worker's loop.
-        clock: the worker's own time, for leases, limits and rates.
+        runtime: the worker's own time, for leases, limits and rates; chance; threads.
 
     Guarantees:
         No error of a handler and no outage of the broker ends the worker. Every job that was
@@ -91,7 +91,7 @@ class Worker:
         options: WorkerOptions | None = None,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
         broker_factory: Callable[[], JobStore] | None = None,
-        clock: Clock = SYSTEM_CLOCK,
+        runtime: Runtime = SYSTEM,
     ) -> None:
         check_reachable(tasks)
         self._broker = broker
@@ -99,8 +99,9 @@ class Worker:
         self._options = options or WorkerOptions()
         self._lifespan = lifespan
         self._broker_factory = broker_factory
-        self._clock = clock
-        self._outage = Outage(clock)
+        self._runtime = runtime
+        self._clock = clock = runtime.clock
+        self._outage = Outage(runtime)
         self._held: set[Run] = set()
         self._state: Literal["running", "quiet", "stopping"] = "running"
         self._ended = Ended.STOPPED
@@ -198,7 +199,7 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def _beating(self, roles: "_Roles") -> AsyncGenerator[None]:
-        if self._broker_factory is not None:
+        if self._broker_factory is not None and self._runtime.start_thread is not None:
             async with roles.beater.in_thread(self._broker_factory):
                 yield
             return
@@ -236,7 +237,7 @@ class Worker:
         runner, options = roles.runner, self._options
         now_ms = self._clock.mono_ms()
         soon_ms, stale_ms = now_ms + options.lease_ms // 10, now_ms - options.beat_ms
-        for run in [run for run in self._held if run.fence_at_ms <= soon_ms]:
+        for run in in_order({run for run in self._held if run.fence_at_ms <= soon_ms}):
             if not run.is_stopping:
                 runner.stop(run, LeaseUnsure("the lease could not be prolonged in time"))
         runner.release_waiting(lambda run: run.reserved_at_ms < stale_ms)
@@ -308,9 +309,9 @@ class Worker:
                 roles.runner.stop(run, LeaseLost("the lease was lost"))
 
     def _assemble(self, state: Any) -> "_Roles":
-        options, clock, held, outage = self._options, self._clock, self._held, self._outage
+        options, runtime, held, outage = self._options, self._runtime, self._held, self._outage
         loop = asyncio.get_running_loop()
-        watchdog = Watchdog(stall_ms=options.stall_ms, clock=clock)
+        watchdog = Watchdog(stall_ms=options.stall_ms, runtime=runtime)
 
         def deliver(answers: Answers) -> None:
             with contextlib.suppress(RuntimeError):  # the worker's loop has just ended
@@ -320,14 +321,16 @@ class Worker:
             self._broker,
             held,
             lease_ms=options.lease_ms,
-            clock=clock,
+            runtime=runtime,
             outage=outage,
             deliver=deliver,
             is_stuck=watchdog.is_stuck,
         )
-        settler = Settler(self._broker, held, lease_ms=options.lease_ms, outage=outage, clock=clock)
+        settler = Settler(
+            self._broker, held, lease_ms=options.lease_ms, outage=outage, runtime=runtime
+        )
         runner = Runner(
-            self._tasks, settler, concurrency=options.concurrency, state=state, clock=clock
+            self._tasks, settler, concurrency=options.concurrency, state=state, runtime=runtime
         )
         fetcher = Fetcher(
             self._broker,

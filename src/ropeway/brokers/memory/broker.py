@@ -5,7 +5,6 @@ never awaits between reading and writing, which makes each one atomic.
 """
 
 import asyncio
-import time
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
@@ -78,10 +77,11 @@ class MemoryBroker:
     async def reserve(
         self, queues: Queues, *, worker: str, limit: int, lease_ms: int, wait_ms: int = 0
     ) -> list[Lease]:
-        until = time.monotonic() + wait_ms / 1000
+        now = asyncio.get_running_loop().time
+        until = now() + wait_ms / 1000
         while True:
             leases = reserve(self._state, queues, worker=worker, limit=limit, lease_ms=lease_ms)
-            left = until - time.monotonic()
+            left = until - now()
             if leases or left <= 0:
                 return leases
             due_ms = next_due_ms(self._state, queues)
@@ -196,10 +196,11 @@ class MemoryBroker:
     async def signals(self, *, after: int | None, wait_ms: int = 0) -> list[Signal]:
         if after is None:
             return self._state.recent_signals()[-1:]
-        until = time.monotonic() + wait_ms / 1000
+        now = asyncio.get_running_loop().time
+        until = now() + wait_ms / 1000
         while True:
             found = [s for s in self._state.recent_signals() if s.seq > after]
-            left = until - time.monotonic()
+            left = until - now()
             if found or left <= 0:
                 return found
             await self._state.sleep(left)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ropeway import lifecycle
+from ropeway import crash, lifecycle
 from ropeway.action import EditJob
 from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Enqueued
 from ropeway.brokers.sqlite.rows import CODE, encode, load, overdue_at_ms, texts
@@ -61,6 +61,7 @@ def enqueue_many(step: Step, calls: Sequence[Call]) -> list[list[Enqueued]]:
         if call.call_id is not None:
             known[call.call_id] = mine
             step.sql.run(_REMEMBER_CALL, (call.call_id, step.now_ms + CALLS_KEPT_MS, encode(mine)))
+    crash.point("enqueue.written")
     return answers
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import apsw
 import msgspec
 
-from ropeway import lifecycle
+from ropeway import crash, lifecycle
 from ropeway.broker import Queues
 from ropeway.brokers.sqlite.rows import CODE, Flag, decode_jobs, load_seqs, numbers
 from ropeway.brokers.sqlite.step import Step
@@ -80,6 +80,13 @@ class _Hand:
 
 def reserve(step: Step, request: Request) -> list[Lease]:
     """Up to `limit` leases, queue by queue or by shares."""
+    leases = _reserve(step, request)
+    if leases:
+        crash.point("reserve.written")
+    return leases
+
+
+def _reserve(step: Step, request: Request) -> list[Lease]:
     hand = _Hand(step, request)
     paused = paused_queues(step)
     open_queues = [queue for queue in request.queues if queue not in paused]

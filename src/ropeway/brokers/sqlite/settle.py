@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ropeway import lifecycle
+from ropeway import crash, lifecycle
 from ropeway.broker import (
     EVENTS_BYTES_KEPT,
     EVENTS_KEPT,
@@ -122,6 +122,7 @@ def settle_many(step: Step, calls: Sequence[Sequence[Outcome]]) -> list[list[Set
         answers.append(mine)
     if plain:
         _complete(step, plain)
+    crash.point("settle.written")
     return answers
 
 
@@ -181,6 +182,8 @@ def _settle_one(step: Step, seq: int, outcome: Outcome) -> None:
     status = lifecycle.settle(row.status, outcome, now_ms=step.now_ms)
     ended = step.write(row, status)
     if isinstance(outcome, Ack):  # after the key is free, before a child can lose its last parent
+        if outcome.then:
+            crash.point("settle.then")
         for job in outcome.then:
             insert_one(step, job)
     if status.state in FINAL:
@@ -220,6 +223,7 @@ def extend(step: Step, call: Beats) -> list[Extended]:
         answers.append(Extended(told, until_ms))
     if plain:
         step.sql.run(_PROLONG, (numbers(plain), until_ms))
+    crash.point("extend.written")
     return answers
 
 
