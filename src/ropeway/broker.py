@@ -33,7 +33,7 @@ Queues = Sequence[str] | Mapping[str, int]
 """Which queues to serve: a sequence is strict (first the first), a mapping gives weights."""
 
 
-class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a broker can do, as a value with numbers. Constant once the broker is open."""
 
     name: str
@@ -71,13 +71,18 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
                 f"job {job.id}: its payload has {len(job.payload)} bytes; {self.name} takes at "
                 f"most {self.payload_max_bytes}. Store the data elsewhere and pass its address."
             )
+        if job.delay_ms > self.delay_max_ms:
+            raise Unsupported(
+                f"job {job.id}: delay_ms={job.delay_ms} is longer than the {self.delay_max_ms} ms "
+                f"that {self.name} can wait. Give a shorter delay."
+            )
         for used, able, what in (
             (job.limits, self.limits, "limits"),
-            (job.fair_key is not None, self.fair, "fair_key"),
-            (job.group_key is not None, self.groups, "group_key"),
-            (job.schedule_id is not None, self.schedules, "schedule_id"),
-            (job.unique is not None, self.unique, "unique"),
-            (job.ordering_key is not None, self.ordering_keys, "ordering_key"),
+            (job.fair_key, self.fair, "fair_key"),
+            (job.group_key, self.groups, "group_key"),
+            (job.schedule_id, self.schedules, "schedule_id"),
+            (job.unique, self.unique, "unique"),
+            (job.ordering_key, self.ordering_keys, "ordering_key"),
             (job.parents or job.unblocks, self.workflow_edges, "parents and unblocks"),
         ):
             if used and not able:
@@ -86,21 +91,44 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
                     "broker whose row in the capability table has it."
                 )
 
+    def refuse_all(self, jobs: Sequence[Job]) -> None:
+        """`refuse` each job of one call, and a call of more than `batch_max` jobs."""
+        if len(jobs) > self.batch_max:
+            raise ConfigError(
+                f"{len(jobs)} jobs in one call; {self.name} takes at most {self.batch_max}. "
+                "Enqueue them in several calls."
+            )
+        for job in jobs:
+            self.refuse(job)
+
+    def refuse_reserve(self, *, limit: int, lease_ms: int) -> None:
+        """Raise ConfigError when `reserve` is asked for no job, or for a lease out of range."""
+        if limit < 1:
+            raise ConfigError(f"limit={limit} reserves nothing; give 1 or more")
+        if not 1 <= lease_ms <= self.lease_max_ms:
+            raise ConfigError(
+                f"lease_ms={lease_ms} is not within 1..{self.lease_max_ms}, which is what "
+                f"{self.name} can keep"
+            )
+
 
 def check(job: Job) -> None:
     """Raise ConfigError when a field of the job has a value that no broker takes."""
-    if not job.id or not job.task or not job.queue:
+    if not (job.id and job.task and job.queue):
         raise ConfigError(f"job {job.id!r}: id, task and queue must not be empty")
     if not 0 <= job.priority <= PRIORITY_MAX:
         raise ConfigError(f"job {job.id}: priority {job.priority} is not within 0..{PRIORITY_MAX}")
-    for name in ("delay_ms", "crash_max", "retention_ms", "expires_after_ms", "deadline_after_ms"):
-        value = getattr(job, name)
-        if value is not None and value < 0:
-            raise ConfigError(f"job {job.id}: {name}={value} is negative; give 0 or more")
-    for name in ("attempt_max", "timeout_ms"):
-        value = getattr(job, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"job {job.id}: {name}={value} is too small; give 1 or more")
+    for value, least, name in (
+        (job.delay_ms, 0, "delay_ms"),
+        (job.crash_max, 0, "crash_max"),
+        (job.retention_ms, 0, "retention_ms"),
+        (job.expires_after_ms, 0, "expires_after_ms"),
+        (job.deadline_after_ms, 0, "deadline_after_ms"),
+        (job.attempt_max, 1, "attempt_max"),
+        (job.timeout_ms, 1, "timeout_ms"),
+    ):
+        if value is not None and value < least:
+            raise ConfigError(f"job {job.id}: {name}={value} is too small; give {least} or more")
     if job.delay_ms and job.scheduled_at_ms is not None:
         raise ConfigError(f"job {job.id}: give a delay or a time to start at, not both")
     if job.unique is not None and job.unblocks:
@@ -110,7 +138,7 @@ def check(job: Job) -> None:
         )
     if job.ordering_key is not None and (job.fair_key is not None or job.group_key is not None):
         raise ConfigError(f"job {job.id}: ordering_key excludes fair_key and group_key")
-    if job.id in job.parents or any(ref.id == job.id for ref in job.unblocks):
+    if job.id in job.parents or (job.unblocks and any(ref.id == job.id for ref in job.unblocks)):
         raise ConfigError(f"job {job.id}: a job cannot wait for itself")
 
 
@@ -127,7 +155,7 @@ class EnqueueAnswer(StrEnum):
     FULL = "full"
 
 
-class Enqueued(msgspec.Struct, frozen=True):
+class Enqueued(msgspec.Struct, frozen=True, gc=False):
     """The answer to one job; `id` is that of the job that exists now."""
 
     answer: EnqueueAnswer
@@ -135,7 +163,7 @@ class Enqueued(msgspec.Struct, frozen=True):
     queue: str
 
 
-class Beat(msgspec.Struct, frozen=True, kw_only=True):
+class Beat(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Prolongs one lease; carries what the handler wants to keep, fenced by the token."""
 
     lease: Lease
@@ -152,14 +180,14 @@ class ExtendAnswer(StrEnum):
     PAUSED = "paused"  # prolonged, but the queue is paused: release what is not yet started
 
 
-class Extended(msgspec.Struct, frozen=True):
+class Extended(msgspec.Struct, frozen=True, gc=False):
     """The answer to one beat; `expires_at_ms` is by the broker's lease clock."""
 
     answer: ExtendAnswer
     expires_at_ms: int
 
 
-class Maintained(msgspec.Struct, frozen=True, kw_only=True):
+class Maintained(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one call of `maintain` did, and when the next is due."""
 
     promoted: int = 0
@@ -174,7 +202,7 @@ class Maintained(msgspec.Struct, frozen=True, kw_only=True):
 # --------------------------------------------------------------------------------- looking
 
 
-class Filter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Filter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Which jobs to find; every given field must match. Times are UTC epoch milliseconds."""
 
     states: AbstractSet[State] | None = None
@@ -190,7 +218,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finished_before_ms: int | None = None
 
 
-class Page(msgspec.Struct, frozen=True):
+class Page(msgspec.Struct, frozen=True, gc=False):
     """Some of the found records, newest first, and where to go on (None: that was all).
 
     A page may be short, even empty, and still have a cursor: a call scans a bounded number of
@@ -202,7 +230,7 @@ class Page(msgspec.Struct, frozen=True):
     cursor: str | None
 
 
-class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
+class QueueInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A queue as a store sees it; `counts` has every state that occurs."""
 
     name: str
@@ -211,7 +239,7 @@ class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
     oldest_due_ms: int | None  # when its first available job became due
 
 
-class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A worker process, as its own heartbeat tells it."""
 
     id: str  # a random UUID per start: never a host name or a pid
@@ -230,7 +258,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tasks: tuple[str, ...] = ()
 
 
-class Signal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Signal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A word to workers, kept for a minute. `seq` is given by the store."""
 
     kind: Literal["cancel", "pause", "resume", "quiet", "stop", "tune"]
@@ -242,7 +270,7 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     queues: tuple[str, ...] | None = None  # of `tune`: "name" or "name=weight"
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One line for a job's own log, written under its lease."""
 
     lease: Lease
@@ -251,7 +279,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     data: str  # text; JSON where the writer likes
 
 
-class JobEvent(msgspec.Struct, frozen=True, kw_only=True):
+class JobEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One entry of a job's stream, in order of `seq`."""
 
     seq: int
@@ -324,9 +352,11 @@ class Broker(Protocol):
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
         """Write how runs ended. Outcomes are independent of each other.
 
-        Only the current token counts, else LOST; the token that settled the job gets ALREADY
-        while the record exists. One atomic step holds the final state, the release of the
-        unique and ordering keys, the jobs `then`, the unblocking of children and the counters.
+        Only the current token counts, else LOST; the token that settled the job last gets
+        ALREADY while the record exists. One atomic step holds the final state, the release of
+        the unique and ordering keys, then the jobs `then`, then the unblocking of children, and
+        the counters. A job of `then` that is refused refuses the whole call before any write;
+        one whose id or unique key is taken is left out.
         """
         ...
 

@@ -44,7 +44,7 @@ class JobRef(NamedTuple):
     queue: str | None = None
 
 
-class UniqueKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class UniqueKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """At most one job of a queue holds `key` at a time.
 
     It is held while the job is in one of the states `during`, and in any case until `window_ms`
@@ -59,14 +59,14 @@ class UniqueKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     release_on_failure: bool = True
 
 
-class LimitKey(msgspec.Struct, frozen=True, omit_defaults=True):
+class LimitKey(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A limit that the job counts against: the limit's name and the value of its key."""
 
     name: str
     key: str = ""
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What the producer asked for. Times ending in `_at_ms` are UTC epoch milliseconds.
 
     Relative times (`delay_ms`, `expires_after_ms`, `deadline_after_ms`) travel as they are and
@@ -112,7 +112,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return JobRef(self.id, self.queue)
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One failed attempt, as kept in the record."""
 
     at_ms: int
@@ -129,14 +129,14 @@ class Crash(NamedTuple):
     at_ms: int
 
 
-class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """How far a running job says it is: a fraction 0..1 and a line of text."""
 
     fraction: float
     note: str = ""
 
 
-class Status(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Status(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """What became of a job: the broker's own columns."""
 
     state: State
@@ -163,14 +163,14 @@ class Status(msgspec.Struct, kw_only=True, omit_defaults=True):
     settled_token: int = 0  # the token that wrote the last outcome
 
 
-class JobRecord(msgspec.Struct, frozen=True):
+class JobRecord(msgspec.Struct, frozen=True, gc=False):
     """A job and its status, as a store keeps and shows them."""
 
     job: Job
     status: Status
 
 
-class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The right to run a job until `expires_at_ms` (the broker's lease clock).
 
     The fence is `token` + the job's id: only the holder of the current token can settle.

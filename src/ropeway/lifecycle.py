@@ -21,7 +21,6 @@ against it.
 """
 
 from collections.abc import Callable, Mapping
-from copy import copy
 from enum import StrEnum
 from typing import Any, Final
 
@@ -99,11 +98,16 @@ TRANSITIONS: Final[Mapping[Event, Mapping[State, frozenset[State]]]] = {
 }
 
 
+def _copy(status: Status) -> Status:
+    """A shallow copy, several times faster than `msgspec.structs.replace`."""
+    return status.__copy__()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType]
+
+
 def _move(status: Status, event: Event, to: State, **changes: object) -> Status:
     """The next status; a transition that the table lacks is a programmer's error."""
     allowed = TRANSITIONS[event].get(status.state, frozenset())
     assert to in allowed, f"{event} cannot take a job from {status.state} to {to}"
-    moved = copy(status)  # several times faster than msgspec.structs.replace
+    moved = _copy(status)
     moved.state = to
     for name, value in changes.items():
         setattr(moved, name, value)
@@ -223,7 +227,7 @@ def extended(
     status: Status, *, lease_until_ms: int, progress: Progress | None, saved: bytes | None
 ) -> Status:
     """A running job whose holder sent a beat: a new end of its lease, and what it keeps."""
-    kept = copy(status)
+    kept = _copy(status)
     kept.lease_until_ms = lease_until_ms
     kept.progress = status.progress if progress is None else progress
     kept.saved = status.saved if saved is None else saved

@@ -11,13 +11,13 @@ import msgspec
 from ropeway.job import Failure, Job, Lease
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The common part: which lease this settles."""
 
     lease: Lease
 
 
-class Ack(Outcome, frozen=True, kw_only=True):
+class Ack(Outcome, frozen=True, kw_only=True, gc=False):
     """Done: completed with `result`; the jobs `then` are enqueued in the same atomic step."""
 
     result: bytes | None = None
@@ -25,7 +25,7 @@ class Ack(Outcome, frozen=True, kw_only=True):
     then: tuple[Job, ...] = ()
 
 
-class Retry(Outcome, frozen=True, kw_only=True):
+class Retry(Outcome, frozen=True, kw_only=True, gc=False):
     """Again after `delay_ms`. `counted=False` gives the attempt back."""
 
     delay_ms: int
@@ -33,25 +33,25 @@ class Retry(Outcome, frozen=True, kw_only=True):
     counted: bool = True
 
 
-class Snooze(Outcome, frozen=True, kw_only=True):
+class Snooze(Outcome, frozen=True, kw_only=True, gc=False):
     """Not now: scheduled again after `delay_ms`; never counted as an attempt."""
 
     delay_ms: int
     reason: str | None = None
 
 
-class Release(Outcome, frozen=True, kw_only=True):
+class Release(Outcome, frozen=True, kw_only=True, gc=False):
     """Handed back unrun: available at once at its old place; never counted."""
 
 
-class Bury(Outcome, frozen=True, kw_only=True):
+class Bury(Outcome, frozen=True, kw_only=True, gc=False):
     """Give up: dead, kept for an operator."""
 
     failure: Failure | None = None
     reason: str | None = None
 
 
-class Cancel(Outcome, frozen=True, kw_only=True):
+class Cancel(Outcome, frozen=True, kw_only=True, gc=False):
     """Ended on purpose: cancelled."""
 
     reason: str | None = None

@@ -115,11 +115,13 @@ def test_a_pace_that_gives_no_job_is_refused_by_name(wrong: dict[str, float]) ->
 
 
 def test_the_command_prints_one_json_object() -> None:
-    done = ropeway("bench", "throughput", "memory://", "--jobs", "50", "--repeat", "2", "--json")
+    done = ropeway(
+        "bench", "throughput", "memory://", "--jobs=50", "--repeat=2", "--task=sync", "--json"
+    )
     assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
     assert told.keys() >= SETTINGS | THROUGHPUT | {"spread"}
-    assert told["scheme"] == "memory"
+    assert (told["scheme"], told["task"], told["runs"]) == ("memory", "sync", 2)
 
 
 def test_the_command_prints_a_table_for_a_person() -> None:

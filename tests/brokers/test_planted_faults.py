@@ -123,6 +123,8 @@ def rows(test: Callable[..., Any]) -> list[dict[str, Any]]:
     """The arguments of a test: one row for each case of its tables."""
     cases: list[dict[str, Any]] = [{}]
     for mark in getattr(test, "pytestmark", ()):
+        if mark.name != "parametrize":
+            continue
         names, values = mark.args
         if isinstance(names, str):
             names, values = (names,), [(value,) for value in values]

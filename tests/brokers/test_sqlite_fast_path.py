@@ -57,6 +57,24 @@ async def test_enqueueing_many_writes_what_admit_says(
         assert await record_of(broker, job) == JobRecord(stamped, status)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_enqueueing_many_alike_writes_what_admit_says(
+    broker: SQLiteBroker, clock: ManualClock, shape: dict[str, Any]
+) -> None:
+    jobs = [make_job(**shape) for _ in range(3)]
+    await broker.enqueue(jobs)
+    for seq, job in enumerate(jobs, start=1):
+        stamped, status = lifecycle.admit(job, seq=seq, now_ms=clock.wall_ms())
+        assert await record_of(broker, job) == JobRecord(stamped, status)
+
+
+async def test_ids_of_any_letters_and_lengths_are_kept(broker: SQLiteBroker) -> None:
+    jobs = [make_job(id=name) for name in ("a", "ü", "long-" * 20, '"quoted"', "日本")]
+    await broker.enqueue(jobs[:2])
+    await broker.enqueue(jobs[2:])
+    assert [lease.job.id for lease in await take(broker)] == [job.id for job in jobs]
+
+
 async def test_a_taken_id_in_a_batch_leaves_the_others_as_they_would_be_alone(
     broker: SQLiteBroker, clock: ManualClock
 ) -> None:

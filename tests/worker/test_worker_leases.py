@@ -493,3 +493,41 @@ async def test_nothing_is_lost_through_a_bad_connection(bench: Bench) -> None:
     assert set(ran) == set(range(200))
     records = [await bench.record(ref) for ref in refs]
     assert {record.status.attempt for record in records} == {1}
+
+
+async def test_a_handler_that_finishes_in_spite_of_its_cancel_is_completed(bench: Bench) -> None:
+    started = asyncio.Event()
+
+    async def stubborn() -> str:
+        started.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return "done all the same"
+        return "slept"
+
+    bench.task(stubborn)
+    ref = await bench.put(stubborn)
+    async with bench.working():
+        await started.wait()
+        await bench.broker.act([CancelJob(ref=ref)])
+        assert (await bench.reaches(ref, State.COMPLETED)).status.result == b'"done all the same"'
+
+
+async def test_a_handler_that_cancels_itself_only_fails_its_job(bench: Bench) -> None:
+    async def confused() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(1)
+
+    async def fine() -> None:
+        await asyncio.sleep(0.001)
+
+    bench.task(confused)
+    bench.task(fine)
+    bad = await bench.put(confused, attempt_max=1)
+    good = [await bench.put(fine) for _ in range(5)]
+    await bench.burst(concurrency=1)
+    assert (await bench.record(bad)).status.errors[0].type.endswith("CancelledError")
+    assert await bench.states(good) == [State.COMPLETED] * 5

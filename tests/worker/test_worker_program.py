@@ -16,8 +16,11 @@ from worker_bench import SOON_S, Bench, until
 from ropeway.broker import JobStore
 from ropeway.brokers.memory import MemoryBroker
 from ropeway.brokers.sqlite import SQLiteBroker
+from ropeway.errors import ConfigError
 from ropeway.job import JobRef, State
+from ropeway.worker import WorkerOptions
 from ropeway.worker.process.exits import EXIT_CONFIG, EXIT_OK
+from ropeway.worker.process.main import Program, run_worker
 from ropeway.worker.process.supervisor import Supervisor
 
 pytestmark = pytest.mark.anyio
@@ -185,3 +188,11 @@ async def test_a_child_that_ends_well_is_not_replaced() -> None:
     supervisor = Supervisor([sys.executable, "-c", ""], processes=2, broker=broker, grace_ms=1_000)
     assert await asyncio.wait_for(supervisor.run(), SOON_S) == EXIT_OK
     await broker.close()
+
+
+def test_several_processes_need_a_broker_that_they_share() -> None:
+    def load() -> Program:
+        return Program(broker=MemoryBroker(), tasks={})
+
+    with pytest.raises(ConfigError, match="serves one process"):
+        run_worker(load, WorkerOptions(), processes=2, command=["true"])

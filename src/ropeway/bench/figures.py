@@ -1,5 +1,6 @@
 """What is told besides the speed: settings and machine; and several runs put together."""
 
+import asyncio
 import os
 import platform
 import statistics
@@ -19,7 +20,7 @@ SUMMED: Final = frozenset({"lost", "repeated"})
 
 
 def settings(url: str, capabilities: Capabilities, *, concurrency: int) -> dict[str, Any]:
-    """How the jobs were kept and run."""
+    """How the jobs are to be kept and run; asked for before the first run."""
     return {
         "scheme": url.partition(":")[0],
         "broker": capabilities.name,
@@ -28,6 +29,8 @@ def settings(url: str, capabilities: Capabilities, *, concurrency: int) -> dict[
         "lease_ms": WorkerOptions().lease_ms,
         "concurrency": concurrency,
         "worker": "own process" if capabilities.shared else "same process as the producer",
+        "event_loop": type(asyncio.get_running_loop()).__module__.partition(".")[0],
+        "load_before": round(os.getloadavg()[0], 2),  # of other programs, on a shared machine
     }
 
 

@@ -66,7 +66,7 @@ async def latency(pace: Pace) -> Answer:
             subject = make_subject(pace.url, place)
             async with subject.app:
                 capabilities = subject.app.store.capabilities
-                told = settings(pace.url, capabilities, concurrency=pace.concurrency)
+                told = told or settings(pace.url, capabilities, concurrency=pace.concurrency)
                 runs.append(await _run(pace, subject, place))
     shape = {"jobs": pace.jobs, "rate": pace.rate, "seconds": pace.seconds, "task": pace.task}
     return Answer.of("latency", {**told, **shape}, runs)

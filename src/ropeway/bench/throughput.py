@@ -69,7 +69,7 @@ async def throughput(load: Load) -> Answer:
             subject = make_subject(load.url, place)
             async with subject.app:
                 capabilities = subject.app.store.capabilities
-                told = settings(load.url, capabilities, concurrency=load.concurrency)
+                told = told or settings(load.url, capabilities, concurrency=load.concurrency)
                 runs.append(await _run(load, subject, place))
     shape = {"jobs": load.jobs, "task": load.task, "callers": load.callers, "batch": load.batch}
     return Answer.of("throughput", {**told, **shape}, runs)

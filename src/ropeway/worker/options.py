@@ -32,7 +32,7 @@ class WorkerOptions:
             every third of it. A killed worker's jobs run again that much later.
         grace_ms: how long a graceful stop waits for running jobs.
         stall_ms: when the event loop has been stuck for so long, no lease is prolonged any
-            more; 0 never asks.
+            more; 0: the loop is not watched at all, nor is there a warning when it is blocked.
         wait_ms: how long one idle call to the broker may last.
         max_jobs: end after this many jobs, to be replaced (0: never).
         max_memory_bytes: end when the process is larger than this (0: never).

@@ -135,13 +135,15 @@ class Settler:
         while self._talkative or self._items:
             if self._talkative:
                 talkative, self._talkative = self._talkative, []
-                self._items.extend(talkative)
-                await send_reports(
-                    self._broker,
-                    [run for run, _ in talkative],
-                    lease_ms=self._lease_ms,
-                    clock=self._clock,
-                )
+                self._in_flight += len(talkative)
+                runs = [run for run, _ in talkative]
+                try:
+                    await send_reports(
+                        self._broker, runs, lease_ms=self._lease_ms, clock=self._clock
+                    )
+                finally:  # only now: the fetcher's exchange would settle them before their reports
+                    self._in_flight -= len(talkative)
+                    self._items.extend(talkative)
             items = self.take()
             crash.point("worker.settling")
             try:

@@ -71,7 +71,8 @@ class Worker:
         lifespan: entered before the first job and left after the last one; what it yields is
             `Context.state`.
         broker_factory: makes another broker on the same store. With it, leases are prolonged
-            from a thread of their own; without it (memory), on the worker's loop.
+            from a thread of their own; without it, and where a store cannot be shared (memory),
+            on the worker's loop.
         runtime: the worker's own time, for leases, limits and rates; chance; threads.
 
     Guarantees:
@@ -199,7 +200,11 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def _beating(self, roles: "_Roles") -> AsyncGenerator[None]:
-        if self._broker_factory is not None and self._runtime.start_thread is not None:
+        if (
+            self._broker_factory is not None
+            and self._broker.capabilities.shared
+            and self._runtime.start_thread is not None
+        ):
             async with roles.beater.in_thread(self._broker_factory):
                 yield
             return

@@ -77,6 +77,7 @@ class MemoryBroker:
     async def reserve(
         self, queues: Queues, *, worker: str, limit: int, lease_ms: int, wait_ms: int = 0
     ) -> list[Lease]:
+        CAPABILITIES.refuse_reserve(limit=limit, lease_ms=lease_ms)
         now = asyncio.get_running_loop().time
         until = now() + wait_ms / 1000
         while True:
@@ -90,8 +91,7 @@ class MemoryBroker:
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
         for outcome in outcomes:
             if isinstance(outcome, Ack):
-                for job in outcome.then:
-                    CAPABILITIES.refuse(job)
+                CAPABILITIES.refuse_all(outcome.then)
         now_ms = self._state.wall.now_ms()
         answers = [settle(self._state, outcome, now_ms) for outcome in outcomes]
         self._state.wake()

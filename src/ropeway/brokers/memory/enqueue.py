@@ -35,9 +35,9 @@ def enqueue_then(state: State, jobs: Sequence[Job], now_ms: int) -> None:
 
 def _refuse(state: State, jobs: Sequence[Job]) -> None:
     """Raise before anything is written."""
+    CAPABILITIES.refuse_all(jobs)
     met: dict[JobRef, Job] = {}
     for job in jobs:
-        CAPABILITIES.refuse(job)
         row = state.table.find(job.ref)
         known = met.setdefault(job.ref, row.job if row is not None else job)
         if known.task != job.task or known.payload != job.payload:

@@ -8,11 +8,15 @@ from bisect import bisect_left
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
+from typing import Any, Final
 
 from ropeway import lifecycle
 from ropeway.brokers.memory.lines import Lines
 from ropeway.brokers.memory.row import ReadyKey, Row
 from ropeway.job import FINAL, WAITING, Job, JobRecord, JobRef, State, Status
+
+REMOVED_MIN: Final = 1_000
+"""So many rows are removed before the indexes are swept, however few are left."""
 
 
 class Table:
@@ -26,6 +30,7 @@ class Table:
         self._by_id: dict[str, tuple[Row, ...]] = {}
         self._by_seq: dict[int, Row] = {}
         self._seqs: list[int] = []
+        self._removed = 0  # since the indexes were swept
         self._ready: defaultdict[str, list[tuple[ReadyKey, Row]]] = defaultdict(list)
         self._due: defaultdict[str, list[tuple[int, int, Row]]] = defaultdict(list)
         self._leases: list[tuple[int, int, Row]] = []
@@ -97,8 +102,6 @@ class Table:
         else:
             del self._by_id[job.id]
         del self._by_seq[status.seq]
-        if len(self._seqs) > 2 * len(self._by_seq) + 1000:
-            self._seqs = sorted(self._by_seq)
         self.counts[job.queue][status.state] -= 1
         self._leave_key(row)
         self._lines.leave(row)
@@ -109,6 +112,24 @@ class Table:
             if not self.children[parent]:
                 del self.children[parent]
         self._answer(row, None)
+        self._removed += 1
+        if self._removed > len(self._by_seq) + REMOVED_MIN:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Drop the entries of removed rows, before they outnumber those of the rows that exist.
+
+        By itself an entry goes when it comes to the top of its heap: perhaps in 90 days.
+        """
+        self._removed = 0
+        self._seqs = sorted(self._by_seq)
+        heaps: list[list[Any]] = [self._leases, self._overdue, self._prune]
+        heaps += [*self._due.values(), *self._ready.values()]
+        for heap in heaps:
+            heap[:] = [entry for entry in heap if self.exists(entry[-1])]
+            heapify(heap)
+        for queue, rows in self._completed.items():
+            self._completed[queue] = deque(filter(self.exists, rows))
 
     def exists(self, row: Row) -> bool:
         """Whether the row has not been removed."""

@@ -35,7 +35,7 @@ from ropeway.brokers.sqlite import reserve as reserving
 from ropeway.brokers.sqlite import settle as settling
 from ropeway.brokers.sqlite.connection import Connection, named
 from ropeway.brokers.sqlite.engine import (
-    SMALL_MAX,
+    HEAVY,
     Bell,
     Call,
     Gate,
@@ -219,11 +219,11 @@ class SQLiteBroker:
         return opened
 
     async def _write(
-        self, verb: Verb, argument: Any, *, together: Verb | None = None, small: bool = False
+        self, verb: Verb, argument: Any, *, together: Verb | None = None, weight: int = HEAVY
     ) -> Any:
         opened = self._mine()
         call = Call(verb, argument, opened.loop.create_future())
-        call.together, call.small = together, small
+        call.together, call.weight = together, weight
         opened.writes.submit(call)
         return await call.future
 
@@ -239,9 +239,8 @@ class SQLiteBroker:
         for job in jobs:
             self._capabilities.refuse(job)
         call = enqueueing.Call(jobs, call_id)
-        small = len(jobs) <= SMALL_MAX
         answers = await self._write(
-            enqueueing.enqueue, call, together=enqueueing.enqueue_many, small=small
+            enqueueing.enqueue, call, together=enqueueing.enqueue_many, weight=len(jobs)
         )
         crash.point("enqueue.committed")
         return answers
@@ -286,7 +285,7 @@ class SQLiteBroker:
             outcomes = [Release(lease=lease) for lease in leases]
             opened.writes.submit(Call(settling.settle, outcomes, opened.loop.create_future()))
 
-        call.orphaned, call.small = hand_back, request.limit <= SMALL_MAX
+        call.orphaned, call.weight = hand_back, request.limit
         opened.writes.submit(call)
         leases = await call.future
         if leases:
@@ -295,9 +294,8 @@ class SQLiteBroker:
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
         self._refuse_then(outcomes)
-        small = len(outcomes) <= SMALL_MAX
         answers = await self._write(
-            settling.settle, outcomes, together=settling.settle_many, small=small
+            settling.settle, outcomes, together=settling.settle_many, weight=len(outcomes)
         )
         crash.point("settle.committed")
         return answers
@@ -309,7 +307,9 @@ class SQLiteBroker:
                     self._capabilities.refuse(job)
 
     async def extend(self, beats: Sequence[Beat], *, lease_ms: int) -> list[Extended]:
-        return await self._write(settling.extend, settling.Beats(beats, lease_ms))
+        return await self._write(
+            settling.extend, settling.Beats(beats, lease_ms), weight=len(beats)
+        )
 
     async def exchange(
         self,
@@ -322,7 +322,9 @@ class SQLiteBroker:
     ) -> tuple[list[Settled], list[Lease]]:
         self._refuse_then(outcomes)
         request = self._request(queues, worker, limit, lease_ms)
-        answers = await self._write(_exchange, (outcomes, request))
+        answers = await self._write(
+            _exchange, (outcomes, request), weight=len(outcomes) + request.limit
+        )
         crash.point("settle.committed")
         crash.point("reserve.committed")
         return answers

@@ -28,7 +28,8 @@ from ropeway.errors import Disconnected, StorageReadOnly
 from ropeway.runtime import StartThread
 
 GROUP_MAX: Final = 512  # turns of the event loop in one transaction
-SMALL_MAX: Final = 4  # jobs of a call that may be served on the loop's own thread
+LIGHT_MAX: Final = 128  # jobs that may be served on the loop's own thread: 1 or 2 ms
+HEAVY: Final = LIGHT_MAX + 1
 CHECKPOINT_PAGES: Final = 4_000  # 16 MB
 TRUNCATE_PAGES: Final = 8_000
 _FAST_S: Final = 0.002
@@ -43,14 +44,14 @@ Verb = Callable[[Any, Any], Any]
 class Call:
     """One caller's request and where its answer goes."""
 
-    __slots__ = ("argument", "error", "future", "orphaned", "result", "small", "together", "verb")
+    __slots__ = ("argument", "error", "future", "orphaned", "result", "together", "verb", "weight")
 
     def __init__(self, verb: Verb, argument: Any, future: asyncio.Future[Any]) -> None:
         self.verb = verb
         self.argument = argument
         self.future = future
         self.together: Verb | None = None  # the same verb for a list of arguments
-        self.small = False  # a few rows: never long on the loop's own thread
+        self.weight = HEAVY  # about how many jobs it touches
         self.orphaned: Callable[[Any], None] | None = None  # the answer has no taker
         self.result: Any = None
         self.error: BaseException | None = None
@@ -112,10 +113,11 @@ class Lane:
 
     `serve` gets the calls that wait, sets `result` or `error` of each, and must not raise; it
     says whether somebody may wait for what was done, in which case `ring` is called on the loop.
-    `serve_now`, if given, may serve a call that is alone on the loop's own thread, when that is
-    certain to be quick: a hand-over to a thread and back takes longer than a small write. It
-    answers None when the call must go to the thread. Without `start_thread` everything is served
-    on the loop.
+    `serve_now`, if given, may serve the calls of one turn on the loop's own thread, when that is
+    certain to be quick: a hand-over to a thread and back takes longer than a light write, and a
+    thread that works beside a busy loop waits 5 ms for the interpreter's lock after each
+    statement. It answers None when the calls must go to the thread.
+    Without `start_thread` everything is served on the loop.
     """
 
     def __init__(
@@ -124,7 +126,7 @@ class Lane:
         loop: asyncio.AbstractEventLoop,
         serve: Callable[[list[Call]], bool],
         ring: Callable[[], None],
-        serve_now: Callable[[Call], bool | None] | None = None,
+        serve_now: Callable[[list[Call]], bool | None] | None = None,
         *,
         start_thread: StartThread | None,
     ) -> None:
@@ -148,16 +150,14 @@ class Lane:
         calls, self._fresh = self._fresh, []
         if not calls:
             return
-        if len(calls) == 1 and not self._in_thread and self._serve_now is not None:
-            woke = self._serve_now(calls[0])
-            if woke is not None:
-                calls[0].answer()
-                if woke:
-                    self._ring()
-                return
+        live = [call for call in calls if not call.future.cancelled()]
         self._in_thread += len(calls)
+        if live and self._in_thread == len(calls) and self._serve_now is not None:
+            woke = self._serve_now(live)
+            if woke is not None:
+                self._answer(live, len(calls), woke)
+                return
         if self._thread is None:
-            live = [call for call in calls if not call.future.cancelled()]
             self._answer(live, len(calls), self._serve(live) if live else False)
         else:
             self._calls.put(calls)
@@ -329,17 +329,20 @@ class Writer:
                 self._connection.checkpoint(truncate=self._journal_pages >= TRUNCATE_PAGES)
         return woke
 
-    def serve_now(self, call: Call) -> bool | None:
-        """Serve a small call on the loop's thread; None when anything could hold it up."""
-        if not call.small or self._journal_pages >= CHECKPOINT_PAGES or not self._gate.take_now():
+    def serve_now(self, calls: list[Call]) -> bool | None:
+        """Serve light calls on the loop's thread; None when anything could hold them up."""
+        if sum(call.weight for call in calls) > LIGHT_MAX:
+            return None
+        if self._journal_pages >= CHECKPOINT_PAGES or not self._gate.take_now():
             return None
         try:
             with self._connection.impatient():
-                woke = self.serve([call])
+                woke = self.serve(calls)
         finally:
             self._gate.let_go()
-        if isinstance(call.error, Disconnected):  # another program writes: wait in the thread
-            call.error = None
+        if isinstance(calls[0].error, Disconnected):  # another program writes: wait in the thread
+            for call in calls:
+                call.error = None
             return None
         return woke
 

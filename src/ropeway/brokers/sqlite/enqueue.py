@@ -8,15 +8,30 @@ import msgspec
 from ropeway import crash, lifecycle
 from ropeway.action import EditJob
 from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Enqueued
-from ropeway.brokers.sqlite.rows import CODE, encode, load, overdue_at_ms, texts
+from ropeway.brokers.sqlite.rows import (
+    CODE,
+    blobs_of,
+    encode,
+    load,
+    overdue_at_ms,
+    texts,
+)
 from ropeway.brokers.sqlite.step import Step
 from ropeway.errors import IdConflict
 from ropeway.job import WAITING, Job, JobRef, State
 
 _ANSWERS = msgspec.msgpack.Decoder(list[Enqueued])
 
+# For jobs that differ in their ids and words alone: ?1: of each its id, of ?2 bytes, and its words;
+# ?3: now; then the columns that they share. Three times as fast as the statement for any jobs.
+_INSERT_ALIKE = """
+INSERT INTO jobs (id, queue, task, state, priority, due_ms, created_at_ms, overdue_at_ms, job)
+SELECT CAST(substr(value, 1, ?2) AS TEXT), ?4, ?5, ?6, ?7, ?8, ?3, ?9, substr(value, ?2 + 1)
+FROM carray(?1) WHERE true
+ON CONFLICT DO NOTHING
+"""
 # ?1: JSON, one array of columns a job, with the place of its words in ?2; ?3: now.
-_INSERT_PLAIN = """
+_INSERT_EACH = """
 INSERT INTO jobs (id, queue, task, state, priority, due_ms, created_at_ms, overdue_at_ms, job)
 SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, ?3, value->>6,
   substr(?2, value->>7, value->>8)
@@ -92,32 +107,32 @@ def _is_plain(job: Job) -> bool:
 
 def _insert_plain(step: Step, jobs: Sequence[Job]) -> bool:
     """Insert new plain jobs by one statement; False, with nothing written, if an id is taken."""
-    rows: list[tuple[Any, ...]] = []
+    shapes: list[tuple[Any, ...]] = []
     blobs: list[bytes] = []
-    place = 1
-    now_ms = step.now_ms
+    size = 0
     counts = step.counts.copy()
     for job in jobs:
-        stamped, status = lifecycle.admit(job, seq=0, now_ms=now_ms)
+        stamped, status = lifecycle.admit(job, seq=0, now_ms=step.now_ms)
         blob = encode(stamped)
         code = CODE[status.state]
-        rows.append(
-            (
-                *(job.id, job.queue, job.task, code, job.priority, status.due_ms),
-                *(overdue_at_ms(stamped), place, len(blob)),
-            )
-        )
+        overdue_ms = overdue_at_ms(stamped)
+        shapes.append((job.queue, job.task, code, job.priority, status.due_ms, overdue_ms))
         blobs.append(blob)
-        place += len(blob)
+        size += len(blob)
         counts[job.queue, code] += 1
-    if place > _STATEMENT_MAX_BYTES:
+    if size > _STATEMENT_MAX_BYTES:
         return False
     sql = step.sql
-    several = len(rows) > 1
+    several = len(jobs) > 1
     if several:
         sql.run("SAVEPOINT plain")
-    sql.run(_INSERT_PLAIN, (msgspec.json.encode(rows).decode(), b"".join(blobs), now_ms))
-    complete = sql.changes == len(rows)
+    ids = [job.id.encode() for job in jobs]
+    if several and len(set(shapes)) == 1 and len(set(map(len, ids))) == 1:
+        packed = blobs_of(map(bytes.__add__, ids, blobs))
+        sql.run(_INSERT_ALIKE, (packed, len(ids[0]), step.now_ms, *shapes[0]))
+    else:
+        _insert_each(step, jobs, shapes, blobs)
+    complete = sql.changes == len(jobs)
     if several:
         if not complete:
             sql.run("ROLLBACK TO plain")
@@ -126,6 +141,17 @@ def _insert_plain(step: Step, jobs: Sequence[Job]) -> bool:
         step.counts = counts
         step.woke = True
     return complete
+
+
+def _insert_each(
+    step: Step, jobs: Sequence[Job], shapes: list[tuple[Any, ...]], blobs: list[bytes]
+) -> None:
+    rows: list[tuple[Any, ...]] = []
+    place = 1
+    for job, shape, blob in zip(jobs, shapes, blobs, strict=True):
+        rows.append((job.id, *shape, place, len(blob)))
+        place += len(blob)
+    step.sql.run(_INSERT_EACH, (msgspec.json.encode(rows).decode(), b"".join(blobs), step.now_ms))
 
 
 def _refuse_conflicts(step: Step, jobs: Sequence[Job]) -> None:
@@ -155,13 +181,13 @@ def insert_one(step: Step, job: Job) -> Enqueued:
                 step.put(holder, edited[1], edited[0])
                 answer = EnqueueAnswer.REPLACED
             return Enqueued(answer, holder.job.id, job.queue)
-    parents = {parent_id: step.parent_state(parent_id) for parent_id in job.parents}
-    waiting_on = frozenset(p for p, state in parents.items() if state is not State.COMPLETED)
+    waiting_on = frozenset(p for p in job.parents if not step.is_completed(p))
     stamped, status = lifecycle.admit(job, seq=0, now_ms=step.now_ms, waiting_on=waiting_on)
     step.add(stamped, status)
-    for parent_id, state in parents.items():
-        if state in (State.DEAD, State.CANCELLED):
-            step.cascade(parent_id)
+    for parent_id in waiting_on:
+        parent = step.parent(parent_id)
+        if parent is not None and parent[1] in (State.DEAD, State.CANCELLED):
+            step.cascade(parent_id, parent[0])
     for ref in job.unblocks:
         step.adopt(job.id, ref)
     return Enqueued(EnqueueAnswer.OK, job.id, job.queue)

@@ -10,6 +10,7 @@ from ropeway.brokers.sqlite.step import Step
 from ropeway.job import State
 
 _COMPLETED = CODE[State.COMPLETED]
+_FAILED = (CODE[State.DEAD], CODE[State.CANCELLED])
 _AGAIN_MS = 1_000  # when to look again at a record that an unfinished job still needs
 _CLOCK_STEP_MS = 10_000  # the stored clock is moved on in steps of this
 
@@ -92,11 +93,12 @@ def _cascade(step: Step, limit: int) -> int:
     """Tell the children of failed parents, at most `limit`, going on where it was left."""
     done = 0
     for _ in range(limit):
-        cascade = step.sql.first("SELECT parent_id, after_seq FROM cascades LIMIT 1")
+        cascade = step.sql.first("SELECT parent_seq, parent_id, after_seq FROM cascades LIMIT 1")
         if cascade is None:
             break
-        parent_id, after_seq = cascade
-        over = step.parent_state(parent_id) not in (None, State.DEAD, State.CANCELLED)
+        parent_seq, parent_id, after_seq = cascade
+        parent = step.sql.first("SELECT state FROM jobs WHERE seq = ?", (parent_seq,))
+        over = parent is not None and parent[0] not in _FAILED
         asked, seqs = limit - done, list[int]()
         if not over:  # an operator gave it another try meanwhile
             found = step.sql.rows(_CHILDREN, (parent_id, after_seq, asked))
@@ -110,10 +112,10 @@ def _cascade(step: Step, limit: int) -> int:
                 done += 1
         if len(seqs) == asked:
             step.sql.run(
-                "UPDATE cascades SET after_seq = ? WHERE parent_id = ?", (seqs[-1], parent_id)
+                "UPDATE cascades SET after_seq = ? WHERE parent_seq = ?", (seqs[-1], parent_seq)
             )
         else:
-            step.sql.run("DELETE FROM cascades WHERE parent_id = ?", (parent_id,))
+            step.sql.run("DELETE FROM cascades WHERE parent_seq = ?", (parent_seq,))
         if done >= limit:
             break
     return done

@@ -68,18 +68,13 @@ def _taken(step: Step, row: Stored, job: Job, action: Action) -> str:
 
 def _reopen_children(step: Step, parent_id: str) -> None:
     """A retried parent gives the children that its failure cancelled another chance, too."""
-    step.sql.run("DELETE FROM cascades WHERE parent_id = ?", (parent_id,))
     found = step.sql.rows(
         "SELECT child_seq FROM edges WHERE parent_id = ? ORDER BY child_seq", (parent_id,)
     )
     for row in load_seqs(step.sql, [seq for (seq,) in found]):
         if not lifecycle.cancelled_by(row.status, parent_id):
             continue
-        others = {
-            other
-            for other in row.status.waiting_on
-            if step.parent_state(other) is not State.COMPLETED
-        }
+        others = {p for p in row.status.waiting_on if not step.is_completed(p)}
         waiting_on = frozenset(others | {parent_id})
         step.put(row, lifecycle.reopen_child(row.status, waiting_on=waiting_on))
         _reopen_children(step, row.job.id)

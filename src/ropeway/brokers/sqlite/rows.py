@@ -189,6 +189,12 @@ def texts(values: Iterable[str]) -> Any:
     return _carray(packed) if packed else None
 
 
+def blobs_of(values: Iterable[bytes]) -> Any:
+    """Bytes as one parameter of `carray`."""
+    packed = tuple(values)
+    return _carray(packed) if packed else None
+
+
 def load(sql: Connection, ref: JobRef) -> Stored | None:
     """One row by id; without a queue, the first with that id."""
     if ref.queue is None:

@@ -72,8 +72,9 @@ CREATE TABLE edges (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX edges_child ON edges (child_seq);
 -- Failed parents whose children with a seq over `after_seq` are still to be told.
-CREATE TABLE cascades (parent_id TEXT PRIMARY KEY, after_seq INTEGER NOT NULL)
-  STRICT, WITHOUT ROWID;
+CREATE TABLE cascades (
+  parent_seq INTEGER PRIMARY KEY, parent_id TEXT NOT NULL, after_seq INTEGER NOT NULL
+) STRICT;
 
 CREATE TABLE calls (id TEXT PRIMARY KEY, until_ms INTEGER NOT NULL, answers BLOB NOT NULL)
   STRICT, WITHOUT ROWID;

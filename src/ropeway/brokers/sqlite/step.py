@@ -141,7 +141,7 @@ class Step:
         if row.status.state is State.COMPLETED:
             self.unblock_children(row.job.id)
         else:
-            self.cascade(row.job.id)
+            self.cascade(row.job.id, row.status.seq)
         if lifecycle.prune_at_ms(row.job, row.status) <= self.now_ms:
             self._prune_at_once(row)
 
@@ -169,7 +169,7 @@ class Step:
         if job.ordering_key is not None:
             self._choose_head(job.queue, job.ordering_key)
         if status.state not in FINAL:
-            self.cascade(job.id)
+            self.cascade(job.id, status.seq)
 
     def forget(self, seqs: list[int], flags: int) -> None:
         """Delete what other tables keep for removed rows; `flags`: of all of them together."""
@@ -265,19 +265,24 @@ class Step:
     def _link(self, parent_id: str, child_seq: int) -> None:
         self.sql.run("INSERT OR IGNORE INTO edges VALUES (?, ?)", (parent_id, child_seq))
 
-    def parent_state(self, parent_id: str) -> State | None:
-        """The state of a parent; None when it is not known here."""
+    def parent(self, parent_id: str) -> tuple[int, State] | None:
+        """The seq and state of a parent; None when it is not known here."""
         found = self.sql.first(
-            "SELECT state FROM jobs WHERE id = ? ORDER BY seq LIMIT 1", (parent_id,)
+            "SELECT seq, state FROM jobs WHERE id = ? ORDER BY seq LIMIT 1", (parent_id,)
         )
-        return state_of(found[0]) if found else None
+        return (found[0], state_of(found[1])) if found else None
 
-    def cascade(self, parent_id: str) -> None:
+    def is_completed(self, parent_id: str) -> bool:
+        """Whether a job need not wait for this parent any more."""
+        parent = self.parent(parent_id)
+        return parent is not None and parent[1] is State.COMPLETED
+
+    def cascade(self, parent_id: str, parent_seq: int) -> None:
         """A parent failed or was deleted: leave its children to `maintain`."""
         self.sql.run(
-            "INSERT OR REPLACE INTO cascades SELECT ?1, 0"
+            "INSERT OR REPLACE INTO cascades SELECT ?2, ?1, 0"
             " WHERE EXISTS (SELECT 1 FROM edges WHERE parent_id = ?1)",
-            (parent_id,),
+            (parent_id, parent_seq),
         )
 
     def with_edges(self, parent_ids: list[str]) -> set[str]:

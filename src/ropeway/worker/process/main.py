@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from ropeway.broker import JobStore
 from ropeway.definition import Definition
+from ropeway.errors import ConfigError
 from ropeway.worker.options import WorkerOptions
 from ropeway.worker.process.exits import EXIT_OK, EXIT_RECYCLED, ID_VARIABLE, PARENT_VARIABLE
 from ropeway.worker.process.supervisor import Supervisor
@@ -51,6 +52,9 @@ def run_worker(
         command: starts a child, which then calls this function itself. Without one nothing is
             supervised.
 
+    Raises:
+        ConfigError: several processes, but a broker that serves only one.
+
     Returns:
         The exit code of the process; see `exits.py`.
 
@@ -58,11 +62,18 @@ def run_worker(
     # Not for programs that a handler starts: they are not children of our supervisor.
     os.environ.pop(ID_VARIABLE, None)
     parent = os.environ.pop(PARENT_VARIABLE, None)
-    is_replaced = options.max_jobs or options.max_memory_bytes
+    is_replaced = bool(options.max_jobs or options.max_memory_bytes)
+    program = load()
+    is_shared = program.broker.capabilities.shared
+    if processes > 1 and not is_shared:
+        raise ConfigError(
+            f"processes={processes}: {program.broker.capabilities.name} serves one process; use a "
+            "broker that processes share, e.g. sqlite:///jobs.db"
+        )
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        if command and parent is None and (processes > 1 or is_replaced):
-            return runner.run(_supervise(load(), command, processes, options.grace_ms))
-        return runner.run(_work(load(), options, parent))
+        if command and parent is None and is_shared and (processes > 1 or is_replaced):
+            return runner.run(_supervise(program, command, processes, options.grace_ms))
+        return runner.run(_work(program, options, parent))
 
 
 async def _supervise(

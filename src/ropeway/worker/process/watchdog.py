@@ -23,7 +23,7 @@ class Watchdog:
     """Watches the loop that `run` runs on.
 
     Args:
-        stall_ms: how late the loop may be before it counts as stuck; 0: it never does.
+        stall_ms: how late the loop may be before it counts as stuck; 0: nothing is watched.
     """
 
     def __init__(self, *, stall_ms: int, runtime: Runtime = SYSTEM) -> None:
@@ -45,6 +45,8 @@ class Watchdog:
 
     async def run(self) -> None:
         """Note the time until cancelled."""
+        if self._stall_ms == 0:
+            return
         self._thread_id = threading.get_ident()
         self._seen_ms = self._clock.mono_ms()
         if self._start_thread is not None:

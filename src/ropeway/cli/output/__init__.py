@@ -1,0 +1,1 @@
+"""What commands print: aligned tables for people, JSON for programs."""
