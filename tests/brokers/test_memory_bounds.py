@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from ropeway import lifecycle
+from ropeway.broker import CALLS_KEPT_MS
 from ropeway.brokers.memory import MemoryBroker
 from ropeway.brokers.memory.row import Row
 from ropeway.job import Job
@@ -76,3 +77,10 @@ async def test_purged_jobs_are_gone(broker: MemoryBroker, fields: dict[str, int]
         await broker.enqueue([make_job(**fields) for _ in range(BATCH)])
         await broker.purge("default")
     assert rows() - before < ROUNDS * BATCH / 2
+
+
+async def test_the_answers_of_old_calls_are_gone(broker: MemoryBroker, clock: ManualClock) -> None:
+    for number in range(ROUNDS):
+        await broker.enqueue([make_job(retention_ms=0)], call_id=f"call-{number}")
+        clock.advance(CALLS_KEPT_MS // 2)
+    assert len(broker._state.calls) <= 3  # those of the last minute

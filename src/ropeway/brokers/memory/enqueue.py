@@ -14,17 +14,24 @@ from ropeway.job import State as JobState
 def enqueue(state: State, jobs: Sequence[Job], *, call_id: str | None) -> list[Enqueued]:
     """See `Broker.enqueue`."""
     now_ms = state.wall.now_ms()
+    _forget_calls(state, now_ms)
     if call_id is not None and call_id in state.calls:
-        called_ms, answers = state.calls[call_id]
-        if now_ms - called_ms <= CALLS_KEPT_MS:
-            return answers
-        del state.calls[call_id]
+        return state.calls[call_id][1]
     _refuse(state, jobs)
     answers = [_enqueue_one(state, job, now_ms) for job in jobs]
     if call_id is not None:
         state.calls[call_id] = (now_ms, answers)
     state.wake()
     return answers
+
+
+def _forget_calls(state: State, now_ms: int) -> None:
+    """Drop the answers of calls that nobody may repeat any more; the oldest come first."""
+    while state.calls:
+        call_id, (called_ms, _) = next(iter(state.calls.items()))
+        if now_ms - called_ms <= CALLS_KEPT_MS:
+            return
+        del state.calls[call_id]
 
 
 def enqueue_then(state: State, jobs: Sequence[Job], now_ms: int) -> None:
