@@ -135,19 +135,27 @@ class Runner:
 
     async def _slot(self) -> None:
         me = cast("asyncio.Task[None]", asyncio.current_task())
-        turn_until_ms = self.now_ms() + TURN_MS
+        now_ms = self.now_ms()
+        turn_until_ms = now_ms + TURN_MS
         try:
             while len(self._slots) <= self.concurrency:
                 if not self._buffer:
                     idle = asyncio.get_running_loop().create_future()
                     self._idle.append(idle)
                     await idle
-                    turn_until_ms = self.now_ms() + TURN_MS
+                    turn_until_ms = (now_ms := self.now_ms()) + TURN_MS
                     continue
-                await self._serve(self._buffer.popleft(), me)
-                if self.now_ms() >= turn_until_ms:
+                run = self._buffer.popleft()
+                if run.fence_at_ms > now_ms:
+                    await self._serve(run, me)
+                else:  # this process stood still: somebody else may run the job by now
+                    self._settler.put(run, Release(lease=run.lease))
+                if self.on_room is not None and len(self._buffer) <= self.room_at:
+                    self.on_room()
+                now_ms = self.now_ms()
+                if now_ms >= turn_until_ms:
                     await asyncio.sleep(0)
-                    turn_until_ms = self.now_ms() + TURN_MS
+                    turn_until_ms = (now_ms := self.now_ms()) + TURN_MS
         finally:
             self._slots.pop(me, None)
 
@@ -166,8 +174,6 @@ class Runner:
             self._running.pop(run, None)
         self.ended += 1
         self._settle(run, outcome)
-        if self.on_room is not None and len(self._buffer) <= self.room_at:
-            self.on_room()
 
     def _settle(self, run: Run, outcome: Outcome | None) -> None:
         if outcome is None:
