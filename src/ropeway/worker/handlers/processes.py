@@ -7,6 +7,7 @@ with it, so a child that dies is an end of file in that thread and nothing else.
 import contextlib
 import logging
 import multiprocessing
+import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -102,7 +103,7 @@ class _Child:
 
         self._connection, theirs = _spawn.Pipe()
         self._process = _spawn.Process(
-            target=child.main, args=(theirs,), name="ropeway-handler", daemon=True
+            target=child.main, args=(theirs, os.getpid()), name="ropeway-handler", daemon=True
         )
         self._process.start()
         theirs.close()
