@@ -189,7 +189,7 @@ async def test_a_process_that_has_lost_its_worker_while_starting_runs_nothing(
         log_level=logging.WARNING,
     )
     ours.send_bytes(messages.encode(request))
-    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead = subprocess.Popen([sys.executable, "-c", ""])  # noqa: ASYNC220
     dead.wait()
     spawn = multiprocessing.get_context("spawn")
     process = spawn.Process(target=child.main, args=(theirs, dead.pid), daemon=True)
