@@ -179,7 +179,7 @@ class MemoryBroker:
         elif row.status.state in FINAL:
             future.set_result(row.record)
         else:
-            row.waiters.append(future)
+            row.waiters = [*(row.waiters or ()), future]
         return future
 
     async def append(self, entries: Sequence[Entry]) -> list[ExtendAnswer]:
@@ -187,7 +187,7 @@ class MemoryBroker:
 
     async def events(self, ref: JobRef, *, after: int = 0, limit: int = 1000) -> list[JobEvent]:
         row = self._state.table.find(ref)
-        events = row.events if row is not None else ()
+        events = (row.events if row is not None else None) or ()
         return list(islice((event for event in events if event.seq > after), limit))
 
     async def send(self, signal: Signal) -> None:

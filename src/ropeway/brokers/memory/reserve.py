@@ -40,6 +40,7 @@ class _Call:
             row = table.ready(queue)
             if row is None or (self.taken and _suspect(row)):
                 break
+            table.take_ready(queue)
             late = lifecycle.overdue(row.job, now_ms=self.now_ms)
             if late is not None:
                 status = lifecycle.bury_overdue(row.status, reason=late, now_ms=self.now_ms)
