@@ -129,6 +129,13 @@ async def crash(broker: JobStore, clock: ManualClock, *queues: str) -> Lease:
     return lease
 
 
+async def restart(broker: JobStore) -> None:
+    """Close and open a durable store; another one has nothing to show for it."""
+    if broker.capabilities.durable:
+        await broker.close()
+        await broker.open()
+
+
 async def settle_time(broker: JobStore) -> None:
     """Call `maintain` until there is nothing more to do now."""
     while (done := await broker.maintain()).more or any(

@@ -65,7 +65,8 @@ from ropeway.testing.contract.settle import (
     SettleOutcomeContract,
     SettleStepContract,
 )
-from ropeway.testing.contract.traces import AgainContract, TracesContract
+from ropeway.testing.contract.traces.again import AgainContract
+from ropeway.testing.contract.traces.gone import TracesContract
 from ropeway.testing.contract.transitions import TransitionsContract
 from ropeway.testing.contract.unique import (
     UniqueContract,
