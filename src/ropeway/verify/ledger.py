@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 What = Literal[
+    "up",  # a worker is about to fetch its first job
     "ask",  # a producer is about to enqueue
     "ack",  # the broker has answered; `detail` is the id of the job that exists
     "cancel",  # a cancel was answered; `detail` is the answer

@@ -11,8 +11,11 @@ from ropeway.verify.fleet import Fleet
 from ropeway.verify.ledger import Tail
 from ropeway.verify.load import Plan
 
-AIM_MAX_S: Final = 4.0
-"""How long a strike waits for a victim that holds a lease."""
+AIM_MAX_S: Final = 10.0
+"""How long a strike waits for a victim that is worth it."""
+GRIP_S: Final = 0.5
+"""A worker is left alone so long after its start: else a slow machine would get nothing done."""
+AT_WORK_S: Final = 0.5
 GAP_S: Final = (0.05, 0.35)
 LATE_EVERY: Final = 5
 """Every so many times that all workers are killed they come back only after their leases."""
@@ -27,6 +30,8 @@ class Sight:
         self._open: dict[int, set[tuple[str, int]]] = {}
         self._starts: dict[str, int] = {}
         self._final: set[str] = set()
+        self._up_s: dict[int, float] = {}
+        self._asked_s: dict[int, float] = {}
 
     def look(self) -> None:
         """Read what is new."""
@@ -39,11 +44,30 @@ class Sight:
                 self._open.get(event.pid, set()).discard(run)
                 if event.what == "end":
                     self._final.add(event.job)
+            elif event.what == "up":
+                self._up_s[event.pid] = event.at_s
+            elif event.what == "ask":
+                self._asked_s[event.pid] = event.at_s
 
     def holds(self, pid: int) -> int:
         """How many runs of that process are open."""
         self.look()
         return len(self._open.get(pid, ()))
+
+    def up_s(self, pid: int) -> float:
+        """For how many seconds that worker has been up; 0 while it starts."""
+        self.look()
+        return time.monotonic() - self._up_s[pid] if pid in self._up_s else 0.0
+
+    def count_up(self) -> int:
+        """How many workers have ever come up."""
+        self.look()
+        return len(self._up_s)
+
+    def is_asking(self, pid: int) -> bool:
+        """Whether that producer has just asked for something."""
+        self.look()
+        return time.monotonic() - self._asked_s.get(pid, 0.0) < AT_WORK_S
 
     def holding(self, jobs: set[str]) -> list[int]:
         """The processes that run one of these jobs now."""
@@ -98,7 +122,7 @@ class Nemesis:
     async def _strike(self, kind: str) -> None:
         match kind:
             case "kill_producer":
-                victim = self._random.choice(self._fleet.names("producer"))
+                victim = await self._aim("producer")
                 self._fleet.kill(kind, victim)
                 self._fleet.start(victim)
             case "kill_all":
@@ -126,14 +150,19 @@ class Nemesis:
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
-    async def _aim(self) -> str:
-        """A worker that holds a lease; any that is there when none does for a while."""
+    async def _aim(self, role: str = "worker") -> str:
+        """A worker that holds a lease, or a producer at work; any one when none is for long."""
         give_up_s = time.monotonic() + AIM_MAX_S
         while True:
-            free = self._fleet.names("worker")
-            able = [name for name in free if self._sight.holds(self._fleet.pid(name))]
+            free = self._fleet.names(role)
+            able = [name for name in free if self._is_worth_it(role, self._fleet.pid(name))]
             if able:
                 return self._random.choice(able)
             if free and time.monotonic() > give_up_s:
                 return self._random.choice(free)
             await asyncio.sleep(0.02)
+
+    def _is_worth_it(self, role: str, pid: int) -> bool:
+        if role == "producer":
+            return self._sight.is_asking(pid)
+        return self._sight.up_s(pid) > GRIP_S and self._sight.holds(pid) > 0

@@ -56,6 +56,8 @@ class Probes:
     async def quiet_kills(self, strikes: int) -> None:
         """Kill workers of a queue on which nothing waits, and start them again."""
         for number in range(strikes):
+            pids = [self._fleet.pid(name) for name in self._fleet.names("quiet")]
+            await self._until(lambda pids=pids: all(map(self._sight.up_s, pids)))
             jobs = {
                 await self._send("quiet", "quiet", QUIET_QUEUE, work_ms=self._leases_ms(1.5))
                 for _ in range(QUIET_JOBS)
@@ -70,15 +72,20 @@ class Probes:
     async def child_kills(self, strikes: int, worker: Callable[[str], Sequence[str]]) -> None:
         """Kill children of a supervisor, which replaces them."""
         options = [*worker(CHILD_QUEUE), "--processes", str(SUPERVISED)]
+        ready = 0
         for number in range(strikes):
             # A new supervisor now and then: it would wait ever longer with children that die.
             if number % SUPERVISED == 0:
                 await self._fleet.dismiss("supervisor")
+                ready = self._sight.count_up()
                 self._fleet.add("supervisor-0", *options)
+            # Both must be up: the one that is left takes over.
+            await self._until(lambda least=ready + SUPERVISED: self._sight.count_up() >= least)
             job = await self._send("quiet", "quiet", CHILD_QUEUE, work_ms=self._leases_ms(3))
             await self._until_started(job)
             if pids := self._sight.holding({job}):
                 self._fleet.kill_child("kill_child", pids[0])
+                ready += 1
                 await self._until_ended(job)
 
     async def wake(self) -> None:

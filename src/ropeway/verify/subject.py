@@ -36,6 +36,7 @@ ledger = Ledger(
 async def _watched() -> AsyncGenerator[None]:
     os.environ[WORKER_VARIABLE] = str(os.getpid())
     threading.Thread(target=watch_for_stalls, daemon=True).start()
+    ledger.note("up")
     yield
 
 

@@ -9,6 +9,8 @@ from ropeway.verify.ledger import Event
 
 Found = tuple[int, Iterable[Finding]]
 
+ORPHAN_S = 0.1
+
 
 def cause_of(history: History, run: Run, again: Run) -> str | None:
     """Why the job ran again after this run; None when nothing explains it.
@@ -22,7 +24,8 @@ def cause_of(history: History, run: Run, again: Run) -> str | None:
         return "failed"
     last_s = min(run.end_s + history.lease_s, again.start_s)
     died_s = history.deaths.get(pid, FOREVER)
-    if run.start_s <= died_s <= last_s:
+    # A handler process may have begun just before it noticed that its worker was gone.
+    if run.start_s - ORPHAN_S <= died_s <= last_s:
         return "killed"
     told = history.terminated.get(pid)
     if told is not None and told.meets(run.start_s, last_s):
