@@ -10,6 +10,7 @@ from ropeway.verify.ledger import Event
 from ropeway.verify.load import KILLS
 
 FOREVER = float("inf")
+ORPHAN_S = 0.1
 
 
 @dataclass(slots=True)
@@ -18,6 +19,7 @@ class Run:
 
     began: Event
     ended: Event | None = None
+    died_s: float = FOREVER  # when its worker was killed
 
     @property
     def start_s(self) -> float:
@@ -35,8 +37,8 @@ class Run:
         return self.ended is not None and self.ended.what == "end"
 
     def is_open_at(self, at_s: float) -> bool:
-        """Whether it had begun and not ended by then."""
-        return self.start_s <= at_s < self.end_s
+        """Whether it had begun by then, and neither ended nor lost its worker before."""
+        return self.start_s <= at_s < self.end_s and at_s <= self.died_s
 
 
 @dataclass(slots=True)
@@ -98,9 +100,9 @@ class History:
     runs: dict[str, list[Run]] = field(default_factory=dict[str, list[Run]], init=False)
     by_pid: dict[int, list[Run]] = field(default_factory=dict[int, list[Run]], init=False)
     faults: list[Event] = field(default_factory=list[Event], init=False)
-    deaths: dict[int, float] = field(default_factory=dict[int, float], init=False)
     pauses: dict[int, list[Interval]] = field(init=False)
     terminated: dict[int, Interval] = field(default_factory=dict[int, Interval], init=False)
+    _buried: dict[int, float] = field(default_factory=dict[int, float], init=False)
     away: list[Interval] = field(default_factory=list[Interval], init=False)
 
     def __post_init__(self) -> None:
@@ -113,6 +115,9 @@ class History:
                     self._asked(event)
                 case "start":
                     run = Run(event)
+                    # A handler process may begin just before it notices that its worker is gone.
+                    if event.at_s - self._buried.get(event.pid, -FOREVER) < ORPHAN_S:
+                        run.died_s = event.at_s
                     self.runs.setdefault(event.job, []).append(run)
                     self.by_pid.setdefault(event.pid, []).append(run)
                     open_runs[event.job, event.token, event.pid] = run
@@ -139,11 +144,18 @@ class History:
     def _struck(self, event: Event) -> None:
         self.faults.append(event)
         if event.kind in KILLS or event.kind == "poison":
-            self.deaths[event.pid] = event.at_s
+            self._died(event)
         elif event.kind == "freeze":
             self.pauses[event.pid].append(Interval(event.at_s, event.until_s))
         elif event.kind == "terminate":
             self.terminated[event.pid] = Interval(event.at_s, event.until_s)
+
+    def _died(self, fault: Event) -> None:
+        """The system may give the process id to another worker later, so runs keep their own."""
+        for run in self.by_pid.get(fault.pid, ()):
+            if run.died_s == FOREVER and run.end_s > fault.at_s - self.lease_s:
+                run.died_s = fault.at_s
+        self._buried[fault.pid] = fault.at_s
 
     def kind_of(self, job: str) -> str:
         """What kind of job was asked for; "" when nobody asked."""

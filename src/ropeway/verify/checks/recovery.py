@@ -6,7 +6,7 @@ from typing import Final
 from ropeway.job import State
 from ropeway.verify.checks.finding import Check, Finding, check, shown
 from ropeway.verify.checks.percentile import percentile
-from ropeway.verify.history import History, Run
+from ropeway.verify.history import FOREVER, History, Run
 from ropeway.verify.ledger import Event
 from ropeway.verify.load import KILLS
 
@@ -108,12 +108,10 @@ def after_terminate(history: History) -> Found:
     for fault in ended:
         if fault.detail != "0":
             found.append(Finding("", f"a worker ended with code {fault.detail}", (fault,)))
-        if history.deaths.get(fault.pid) is not None:
-            continue
         found += [
             Finding(run.began.job, "left behind by a worker that ended", (run.began, fault))
             for run in history.by_pid.get(fault.pid, ())
-            if run.ended is None
+            if run.ended is None and run.died_s == FOREVER and run.start_s <= fault.until_s
         ]
     return len(ended), found
 

@@ -4,12 +4,10 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from ropeway.verify.checks.finding import Check, Finding, check
-from ropeway.verify.history import FOREVER, History, Run
+from ropeway.verify.history import History, Run
 from ropeway.verify.ledger import Event
 
 Found = tuple[int, Iterable[Finding]]
-
-ORPHAN_S = 0.1
 
 
 def cause_of(history: History, run: Run, again: Run) -> str | None:
@@ -23,9 +21,7 @@ def cause_of(history: History, run: Run, again: Run) -> str | None:
     if run.ended is not None and run.ended.what in ("fail", "die"):
         return "failed"
     last_s = min(run.end_s + history.lease_s, again.start_s)
-    died_s = history.deaths.get(pid, FOREVER)
-    # A handler process may have begun just before it noticed that its worker was gone.
-    if run.start_s - ORPHAN_S <= died_s <= last_s:
+    if run.died_s <= last_s:
         return "killed"
     told = history.terminated.get(pid)
     if told is not None and told.meets(run.start_s, last_s):
@@ -88,7 +84,7 @@ def overlaps(history: History) -> Found:
     pairs = _pairs(history)
     for run, again in pairs:
         pid = run.began.pid
-        ends_s = min(run.end_s, history.deaths.get(pid, FOREVER))
+        ends_s = min(run.end_s, run.died_s)
         if ends_s <= again.start_s or run.ended is None:
             continue
         if not history.was_paused(pid, run.start_s - history.lease_s / 3, again.start_s):
