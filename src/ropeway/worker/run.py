@@ -107,11 +107,6 @@ class Run:
         return {"job_id": self.lease.job.id, "task": self.lease.job.task}
 
     @property
-    def has_reports(self) -> bool:
-        """Whether the handler has said something that the broker does not have yet."""
-        return self.pending_progress is not None or bool(self.lines)
-
-    @property
     def is_stopping(self) -> bool:
         """Whether the run was told to end (a soft limit only asks)."""
         return self.reason is not None and not isinstance(self.reason, SoftTimeout)

@@ -15,7 +15,7 @@ from ropeway.job import JobRef
 from ropeway.outcome import Outcome, Release
 from ropeway.runtime import Runtime
 from ropeway.worker.handlers import ending
-from ropeway.worker.handlers.calls import Calls
+from ropeway.worker.handlers.calls import Calls, Rest
 from ropeway.worker.run import Run, ShuttingDown, Stop
 from ropeway.worker.settler import Settler
 
@@ -147,7 +147,9 @@ class Runner:
                     continue
                 run = self._buffer.popleft()
                 if run.fence_at_ms > now_ms:
-                    await self._serve(run, me)
+                    rest = self._begin(run)
+                    if rest is not None:
+                        await self._go_on(run, rest, me)
                 else:  # this process stood still: somebody else may run the job by now
                     self._settler.put(run, Release(lease=run.lease))
                 if self.on_room is not None and len(self._buffer) <= self.room_at:
@@ -159,19 +161,33 @@ class Runner:
         finally:
             self._slots.pop(me, None)
 
-    async def _serve(self, run: Run, slot: "asyncio.Task[None]") -> None:
+    def _begin(self, run: Run) -> Rest | None:
+        """Begin a run; what is left of it if it has to wait for something."""
         self._running[run] = None
         try:
             outcome = self._calls.begin(run)
-            if callable(outcome):  # it waits for something: let others begin meanwhile
-                if self._buffer:
-                    self._wake(len(self._buffer))
-                outcome = await outcome(slot)
         except Exception:  # noqa: BLE001 - nor may a bug of our own end the worker
-            _log.exception("the worker itself failed", extra=run.label)
-            outcome = ending.of_own_fault(run.lease)
-        finally:
+            outcome = _of_own_fault(run)
+        if callable(outcome):
+            return outcome
+        self._end(run, outcome)
+        return None
+
+    async def _go_on(self, run: Run, rest: Rest, slot: "asyncio.Task[None]") -> None:
+        """Wait for the rest of a run, and let others begin meanwhile."""
+        if self._buffer:
+            self._wake(len(self._buffer))
+        try:
+            outcome = await rest(slot)
+        except Exception:  # noqa: BLE001 - see `_begin`
+            outcome = _of_own_fault(run)
+        except BaseException:
             self._running.pop(run, None)
+            raise
+        self._end(run, outcome)
+
+    def _end(self, run: Run, outcome: Outcome | None) -> None:
+        del self._running[run]
         self.ended += 1
         self._settle(run, outcome)
 
@@ -180,6 +196,11 @@ class Runner:
             self._settler.drop(run)
         else:
             self._settler.put(run, outcome)
+
+
+def _of_own_fault(run: Run) -> Outcome:
+    _log.exception("the worker itself failed", extra=run.label)
+    return ending.of_own_fault(run.lease)
 
 
 def _finish(idle: "asyncio.Future[None]") -> bool:

@@ -60,7 +60,8 @@ class Settler:
 
     def put(self, run: Run, outcome: Outcome) -> None:
         """Settle this soon."""
-        (self._talkative if run.has_reports else self._items).append((run, outcome))
+        is_talkative = run.pending_progress is not None or run.lines
+        (self._talkative if is_talkative else self._items).append((run, outcome))
         self._wake.set()
 
     async def put_and_wait(self, run: Run, outcome: Outcome) -> Settled:
