@@ -121,11 +121,11 @@ class Table:
         self._answer(row, None)
         row.removed = True
         self._removed += 1
-        if self._removed > len(self._by_seq) + REMOVED_MIN:
+        if self._removed > len(self._by_seq) // 4 + REMOVED_MIN:
             self._sweep()
 
     def _sweep(self) -> None:
-        """Drop the entries of removed rows, before they outnumber those of the rows that exist.
+        """Drop the entries of removed rows, before they are a quarter of all.
 
         By itself an entry goes when it comes to the top of its heap: perhaps in 90 days.
         """
