@@ -7,6 +7,7 @@ worker with slow jobs fetches nothing ahead, one with fast jobs never waits for 
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from ropeway import crash
@@ -15,7 +16,7 @@ from ropeway.errors import BrokerError
 from ropeway.job import Lease
 from ropeway.worker.options import WorkerOptions
 from ropeway.worker.outage import Outage
-from ropeway.worker.run import Run, SaveQueue
+from ropeway.worker.run import Run, SaveQueue, Stop
 from ropeway.worker.runner import Runner
 from ropeway.worker.settler import Settler
 
@@ -72,10 +73,26 @@ class Fetcher:
     def be_quiet(self) -> None:
         """Fetch no more, and hand back what has not been started."""
         self.quiet = True
-        self._runner.release_waiting(lambda _run: True)
-        while self._suspects:
-            self._runner.feed([self._suspects.popleft()])
-        self._runner.release_waiting(lambda _run: True)
+        self.release_waiting(lambda _run: True)
+
+    def release_waiting(self, unwanted: Callable[[Run], bool]) -> None:
+        """Hand back, uncounted, what has not been started and is `unwanted`."""
+        self._pass_on(unwanted)
+        self._runner.release_waiting(unwanted)
+
+    def stop(self, run: Run, reason: Stop) -> None:
+        """Stop this run, or do not begin it."""
+        self._pass_on(lambda waiting: waiting is run)
+        self._runner.stop(run, reason)
+
+    def _pass_on(self, chosen: Callable[[Run], bool]) -> None:
+        """Suspects that wait here go to the runner, which knows how to hand them back."""
+        passed = [run for run in self._suspects if chosen(run)]
+        for run in passed:
+            self._suspects.remove(run)
+        if passed:
+            self._runner.feed(passed)
+            self._changed.set()
 
     async def run(self) -> None:
         """Fetch until cancelled, or in a burst until there is nothing left."""

@@ -75,7 +75,7 @@ class Listener:
                 for run in self._runner.named(signal.ref):
                     self._ask(run)
             case "pause":
-                self._runner.release_waiting(lambda run: run.lease.job.queue == signal.queue)
+                self._fetcher.release_waiting(lambda run: run.lease.job.queue == signal.queue)
             case "quiet":
                 _log.info("quiet: fetching no more jobs")
                 self._fetcher.be_quiet()

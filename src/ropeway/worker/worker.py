@@ -244,7 +244,7 @@ class Worker:
         soon_ms, stale_ms = now_ms + options.lease_ms // 10, now_ms - options.beat_ms
         for run in in_order({run for run in self._held if run.fence_at_ms <= soon_ms}):
             if not run.is_stopping:
-                runner.stop(run, LeaseUnsure("the lease could not be prolonged in time"))
+                roles.fetcher.stop(run, LeaseUnsure("the lease could not be prolonged in time"))
         runner.release_waiting(lambda run: run.reserved_at_ms < stale_ms)
         if options.max_jobs and runner.ended >= options.max_jobs:
             self._recycle(f"{runner.ended} jobs")
@@ -303,15 +303,15 @@ class Worker:
             return
         paused = {run for run, answer in answers if answer is ExtendAnswer.PAUSED}
         if paused:
-            roles.runner.release_waiting(paused.__contains__)
+            roles.fetcher.release_waiting(paused.__contains__)
         for run, answer in answers:
             if run not in self._held:
                 continue  # settled meanwhile
             if answer is ExtendAnswer.CANCEL_REQUESTED:
-                roles.runner.stop(run, CancelRequested("the job was cancelled"))
+                roles.fetcher.stop(run, CancelRequested("the job was cancelled"))
             elif answer is ExtendAnswer.LOST:
                 _log.warning("the lease was lost; the job may run elsewhere", extra=run.label)
-                roles.runner.stop(run, LeaseLost("the lease was lost"))
+                roles.fetcher.stop(run, LeaseLost("the lease was lost"))
 
     def _assemble(self, state: Any) -> "_Roles":
         options, runtime, held, outage = self._options, self._runtime, self._held, self._outage
