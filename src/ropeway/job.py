@@ -183,6 +183,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     crashes: int = 0
     snoozes: int = 0
     saved: bytes | None = None
+    seq: int = 0  # where a store finds the job without a search; 0 where it has no such place
 
     @property
     def suspect(self) -> bool:

@@ -218,6 +218,7 @@ def lease(job: Job, status: Status) -> Lease:
         crashes=len(status.crashes),
         snoozes=status.snoozes,
         saved=status.saved,
+        seq=status.seq,
     )
 
 

@@ -171,7 +171,7 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
         else:
             plain.append(seq)
         hand.leases.append(
-            Lease(job=job, attempt=attempt + 1, token=token, expires_at_ms=hand.until_ms)
+            Lease(job=job, attempt=attempt + 1, token=token, expires_at_ms=hand.until_ms, seq=seq)
         )
         if suspect:
             stopped = True
