@@ -46,7 +46,8 @@ class _Trace:
     final: bool = False
     counted: int = 0  # attempts
     crashes: int = 0
-    not_before_ms: int = 0
+    not_before_ms: int = 0  # wall
+    asked_for_ms: int = 0  # the earliest start that its sender can have meant
     run_now: bool = False  # an operator has made an end of its first delay
     cancel_requested: bool = False
     finished_run: set[int] = field(default_factory=set[int])  # tokens whose handler ended well
@@ -81,6 +82,7 @@ class Reader:
 
     def _on_send(self, event: Event) -> Found:
         self._sent.add(event.job)
+        self._jobs[event.job].asked_for_ms = event.at_ms + event.facts["delay_ms"]
         yield from ()
 
     def _on_fault(self, event: Event) -> Found:
@@ -133,6 +135,9 @@ class Reader:
         due_ms = max(job.not_before_ms, 0 if job.run_now else facts["not_before_ms"] or 0)
         if facts["wall_ms"] < due_ms:
             yield f"S3: {event.job} was handed out {due_ms - facts['wall_ms']} ms early"
+        if event.at_ms < job.asked_for_ms and not job.run_now:
+            early_ms = job.asked_for_ms - event.at_ms
+            yield f"S3: {event.job} was handed out {early_ms} ms before its delay was over"
         if facts["expires_ms"] is not None and facts["wall_ms"] >= facts["expires_ms"]:
             yield f"S3: {event.job} was handed out after `expires_at`"
         for parent in self._parents.get(event.job, ()):

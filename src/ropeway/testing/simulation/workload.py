@@ -223,7 +223,7 @@ async def produce(
 async def send(who: str, store: JobStore, jobs: list[Job], *, runtime: Runtime, note: Note) -> None:
     """Enqueue jobs as a program does, and note what is known of each."""
     for job in jobs:
-        note(who, "send", job.id)
+        note(who, "send", job.id, delay_ms=job.delay_ms)
     try:
         answers = await submit(store, jobs, runtime=runtime)
     except BrokerError as error:
