@@ -17,6 +17,7 @@ StartThread = Callable[[Callable[[], None], str], threading.Thread]
 """Starts a daemon thread: what it does, and its name."""
 
 _ENTROPY_BYTES = 4096  # drawn at once: for 512 ids
+_VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 class IdSource:
@@ -34,8 +35,9 @@ class IdSource:
         self._draw = entropy
         self._lock = threading.Lock()
         self._ms = 0
+        self._prefix = ""  # of all ids of this millisecond
         self._counter = 0
-        self._entropy = b""
+        self._entropy = ""  # in hex
         self._pos = 0
 
     def next(self) -> str:
@@ -43,23 +45,27 @@ class IdSource:
         with self._lock:
             now_ms = self._wall_ms()
             if now_ms > self._ms:
-                self._ms, self._counter = now_ms, 0
+                self._begin_ms(now_ms)
             elif self._counter < 0xFFF:
                 self._counter += 1
             else:  # 4,096 ids in one millisecond: borrow the next one
-                self._ms, self._counter = self._ms + 1, 0
+                self._begin_ms(self._ms + 1)
             if self._pos >= len(self._entropy):
-                self._entropy, self._pos = self._draw(_ENTROPY_BYTES), 0
-            tail = self._entropy[self._pos : self._pos + 8].hex()
-            self._pos += 8
-            head = f"{self._ms:012x}"
-            variant = "89ab"[int(tail[0], 16) & 3]
-            return f"{head[:8]}-{head[8:]}-7{self._counter:03x}-{variant}{tail[1:4]}-{tail[4:]}"
+                self._entropy, self._pos = self._draw(_ENTROPY_BYTES).hex(), 0
+            tail = self._entropy[self._pos : self._pos + 16]
+            self._pos += 16
+            variant = _VARIANTS[tail[0]]
+            return f"{self._prefix}{self._counter:03x}-{variant}{tail[1:4]}-{tail[4:]}"
+
+    def _begin_ms(self, ms: int) -> None:
+        head = f"{ms:012x}"
+        self._ms, self._counter = ms, 0
+        self._prefix = f"{head[:8]}-{head[8:]}-7"
 
     def forget(self) -> None:
         """Draw anew, under a lock of its own: a forked child must not repeat its parent's ids."""
         self._lock = threading.Lock()
-        self._entropy = b""
+        self._entropy = ""
         self._pos = 0
 
 
