@@ -20,6 +20,7 @@ class _Call:
         self.now_ms = state.wall.now_ms()
         self.lease_until_ms = state.clock.mono_ms() + lease_ms
         self.taken: list[Row] = []
+        self.passed_over: str | None = None  # the first queue whose suspect had to wait
 
     @property
     def full(self) -> bool:
@@ -38,7 +39,10 @@ class _Call:
         promote(self.state, queue, 2 * self.limit, self.now_ms)
         while len(self.taken) - before < places and not self.full:
             row = table.ready(queue)
-            if row is None or (self.taken and _suspect(row)):
+            if row is None:
+                break
+            if self.taken and _suspect(row):
+                self.passed_over = self.passed_over or queue
                 break
             table.take_ready(queue)
             late = lifecycle.overdue(row.job, now_ms=self.now_ms)
@@ -70,6 +74,8 @@ def reserve(state: State, queues: Queues, *, worker: str, limit: int, lease_ms: 
             for queue, places in dealt.items():
                 if call.take(queue, places) < places:
                     exhausted.add(queue)
+        if call.passed_over is not None or (call.taken and _suspect(call.taken[0])):
+            shares.favour(call.passed_over)
     else:
         for queue in queues:
             call.take(queue, call.places)

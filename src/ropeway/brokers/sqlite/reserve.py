@@ -63,11 +63,12 @@ class _Hand:
         self.until_ms = step.mono_ms + request.lease_ms
         self.token = 0
         self.leases: list[Lease] = []
+        self.passed_over: str | None = None  # the first queue whose suspect had to wait
 
     @property
     def left(self) -> int:
         """How many more leases fit; none beside a suspect."""
-        if self.leases and self.leases[0].suspect:
+        if _is_suspect(self.leases):
             return 0
         return self.request.limit - len(self.leases)
 
@@ -101,7 +102,13 @@ def _reserve(step: Step, request: Request) -> list[Lease]:
         for queue, places in dealt.items():
             if 0 < places <= hand.left and _take(hand, queue, places) < places:
                 exhausted.add(queue)
+    if hand.passed_over is not None or _is_suspect(hand.leases):
+        request.shares.favour(hand.passed_over)
     return hand.leases
+
+
+def _is_suspect(leases: list[Lease]) -> bool:
+    return bool(leases) and leases[0].suspect
 
 
 def paused_queues(step: Step) -> set[str]:
@@ -164,6 +171,7 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
             continue
         suspect = bool(flags & Flag.SUSPECT)
         if suspect and hand.leases:
+            hand.passed_over = hand.passed_over or queue
             stopped = True
             break
         if has_extra or flags & Flag.UNIQUE_PARTLY:
@@ -183,7 +191,7 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
         step.counts[queue, _RUNNING] += len(plain)
     _start_slowly(hand, slow)
     bury_overdue(step, overdue)
-    if hand.leases and hand.leases[0].suspect:
+    if _is_suspect(hand.leases):
         stopped = True
     return len(overdue), bool(overdue) and not stopped
 
