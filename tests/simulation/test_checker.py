@@ -73,6 +73,7 @@ FORGED: dict[str, tuple[str, list[Event]]] = {
     "a job never ends": ("E1", [send(), sent(), record(state="running")]),
     "a job nobody sent is handed out": ("E2", [grant(5, 1)]),
     "a repeated call is answered differently": ("E3", [event(1, "p", "again", same=False)]),
+    "a good job is refused": ("E4", [send(), event(1, "p", "unknown", error="BrokerError")]),
     "acked without having run": ("A1", [send(), grant(5, 1), settle(8, 1)]),
     "handed out twice at once": ("A2", [send(), grant(5, 1), grant(6, 2)]),
     "a living lease is called lost": (

@@ -94,7 +94,10 @@ FAULTS = {
         "memory", "ropeway.lifecycle", "holds_key", free_while_running
     ),
     "a lease without an end": Fault(
-        "sqlite", f"{SQLITE}.maintain", "_EXPIRED", text("lease_until_ms <= ?", "0 > ?")
+        "sqlite",
+        f"{SQLITE}.reserve",
+        "_START",
+        text("lease_until_ms = ?3", "lease_until_ms = ?3 + 9000000"),
     ),
     "wake-up only by this process's own push": Fault(
         "sqlite", f"{SQLITE}.engine", "Bell._poll", becomes(lambda _self: None)

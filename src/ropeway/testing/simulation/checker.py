@@ -1,14 +1,14 @@
 """What must hold of a history, whatever went wrong in it. Each rule has a letter and a number.
 
 E1 nothing acknowledged is lost · E2 nothing starts that nobody sent · E3 a repeated call gets the
-same answers · A1 what is completed has run to its end · A2 a job is handed out again only after its
-lease ended or was settled · A4 no two handlers of a job at once, except beside one that was frozen
-or killed · F1 one final state, written by the current token · F2 final stays final · R3 only a
-job that kills its workers is buried for it · U1 one holder of a unique key · S3 never early ·
-P1 nothing from a paused queue · X1 cancelled before its start never starts · T1 stopped at its
-timeout · O1 jobs of one ordering key one after the other, in order · W1 idle workers start a new
-job at once · Q1 the counts are true · N1 all is done soon after the last fault · attempts are
-counted exactly.
+same answers · E4 only an outage keeps a good job out, and says so · A1 what is completed has run
+to its end · A2 a job is handed out again only after its lease ended or was settled · A4 no two
+handlers of a job at once, except beside one that was frozen or killed · F1 one final state,
+written by the current token · F2 final stays final · R3 only a job that kills its workers is
+buried for it · U1 one holder of a unique key · S3 never early · P1 nothing from a paused queue ·
+X1 cancelled before its start never starts · T1 stopped at its timeout · O1 jobs of one ordering
+key one after the other, in order · W1 idle workers start a new job at once · Q1 the counts are
+true · N1 all is done soon after the last fault · attempts are counted exactly.
 
 The events: clients note `send`, `sent`, `unknown`; handlers `start`, `end`; the witness at the
 broker `enqueue`, `again`, `grant`, `settle`, `extend`, `act`, `pause`, `resume`, `abandon`; the
@@ -84,6 +84,10 @@ class Reader:
         self._sent.add(event.job)
         self._jobs[event.job].asked_for_ms = event.at_ms + event.facts["delay_ms"]
         yield from ()
+
+    def _on_unknown(self, event: Event) -> Found:
+        if event.facts["error"] != "EnqueueUnknown":
+            yield f"E4: {event.job} was refused with {event.facts['error']} for no fault of its own"
 
     def _on_fault(self, event: Event) -> Found:
         whom = event.facts["whom"]
