@@ -127,7 +127,7 @@ def _insert_plain(step: Step, jobs: Sequence[Job]) -> bool:
     if several:
         sql.run("SAVEPOINT plain")
     ids = [job.id.encode() for job in jobs]
-    if several and len(set(shapes)) == 1 and len(set(map(len, ids))) == 1:
+    if len(set(shapes)) == 1 and len(set(map(len, ids))) == 1:
         packed = blobs_of(map(bytes.__add__, ids, blobs))
         sql.run(_INSERT_ALIKE, (packed, len(ids[0]), step.now_ms, *shapes[0]))
     else:
