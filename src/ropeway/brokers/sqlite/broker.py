@@ -293,18 +293,12 @@ class SQLiteBroker:
         return leases
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
-        self._refuse_then(outcomes)
+        _refuse_then(self._capabilities, outcomes)
         answers = await self._write(
             settling.settle, outcomes, together=settling.settle_many, weight=len(outcomes)
         )
         crash.point("settle.committed")
         return answers
-
-    def _refuse_then(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            if isinstance(outcome, Ack):
-                for job in outcome.then:
-                    self._capabilities.refuse(job)
 
     async def extend(self, beats: Sequence[Beat], *, lease_ms: int) -> list[Extended]:
         return await self._write(
@@ -320,7 +314,7 @@ class SQLiteBroker:
         limit: int,
         lease_ms: int,
     ) -> tuple[list[Settled], list[Lease]]:
-        self._refuse_then(outcomes)
+        _refuse_then(self._capabilities, outcomes)
         request = self._request(queues, worker, limit, lease_ms)
         answers = await self._write(
             _exchange, (outcomes, request), weight=len(outcomes) + request.limit
@@ -421,6 +415,13 @@ class SQLiteBroker:
 
     async def abandon(self, workers: Sequence[str]) -> int:
         return await self._write(operate.abandon, workers)
+
+
+def _refuse_then(capabilities: Capabilities, outcomes: Sequence[Outcome]) -> None:
+    for outcome in outcomes:
+        if isinstance(outcome, Ack):
+            for job in outcome.then:
+                capabilities.refuse(job)
 
 
 def _exchange(
