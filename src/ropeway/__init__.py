@@ -18,6 +18,7 @@ from ropeway.errors import (
     JobTimeout,
     ResultExpired,
     RopewayError,
+    SoftTimeout,
     Unsupported,
 )
 from ropeway.handle import Handle
@@ -61,6 +62,7 @@ __all__ = [
     "RopewayError",
     "Rule",
     "Snooze",
+    "SoftTimeout",
     "State",
     "SyncTask",
     "Task",

@@ -23,6 +23,9 @@ RopewayError
 │   └── JobCancelled         cancelled
 └── ResultExpired            the record was pruned before its result was read
 
+Stop                         why a run has to end; raised inside of handlers only
+└── SoftTimeout              the soft time limit has passed (also a TimeoutError)
+
 Expected answers (a duplicate, a lost lease) are values, not exceptions: see `outcome.py`.
 """
 
@@ -134,3 +137,11 @@ class JobCancelled(JobError):
 
 class ResultExpired(RopewayError):
     """The job's record is gone (pruned or deleted), so its result can no longer be read."""
+
+
+class Stop(Exception):
+    """Why a run has to end before its handler wants to. `Context.check` raises it."""
+
+
+class SoftTimeout(Stop, TimeoutError):
+    """The task's soft time limit has passed: finish soon, the hard limit follows."""

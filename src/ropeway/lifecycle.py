@@ -39,7 +39,7 @@ from ropeway.job import (
     State,
     Status,
 )
-from ropeway.outcome import Ack, Bury, Cancel, Outcome, Release, Retry, Snooze
+from ropeway.outcome import Ack, Bury, Cancel, Crashed, Outcome, Release, Retry, Snooze
 
 CRASH_WINDOW_MS: Final = 24 * 3600 * 1000
 ERRORS_KEPT: Final = 10
@@ -300,6 +300,10 @@ def _cancel(status: Status, outcome: Any, now_ms: int) -> Status:
     return _move(status, Event.CANCEL, CANCELLED, finished_at_ms=now_ms, reason=reason)
 
 
+def _crashed(status: Status, outcome: Any, now_ms: int) -> Status:
+    return lease_expired(outcome.lease.job, status, now_ms=now_ms)
+
+
 _SETTLE: Final[Mapping[type[Outcome], Callable[[Status, Any, int], Status]]] = {
     Ack: _ack,
     Retry: _retry,
@@ -307,6 +311,7 @@ _SETTLE: Final[Mapping[type[Outcome], Callable[[Status, Any, int], Status]]] = {
     Release: _release,
     Bury: _bury,
     Cancel: _cancel,
+    Crashed: _crashed,
 }
 
 
@@ -342,7 +347,12 @@ def lease_expired(job: Job, status: Status, *, now_ms: int) -> Status:
 
 
 def survived(status: Status, token: int) -> Status:
-    """A holder thought dead has answered with `token`: that crash is taken back."""
+    """A holder thought dead has answered with `token`: that crash is taken back.
+
+    Not one that the holder told itself (`Crashed`).
+    """
+    if token == status.settled_token:
+        return status
     crashes = tuple(c for c in status.crashes if c.token != token)
     return msgspec.structs.replace(status, crashes=crashes)
 
@@ -356,13 +366,17 @@ def prune_at_ms(job: Job, status: Status) -> int:
     """When the record of a final job may be removed, in ms since the epoch.
 
     The job's own `retention_ms` counts for completed and cancelled; the dead are always kept
-    for an operator. 0 for a completed job means at once.
+    for an operator. 0 for a completed job means at once. A record that holds a unique key stays
+    until its window has passed.
     """
     assert status.finished_at_ms is not None, "only a final job is pruned"
     keep_ms = RETENTION_MS[status.state]
     if job.retention_ms is not None and status.state is not DEAD:
         keep_ms = job.retention_ms
-    return status.finished_at_ms + keep_ms
+    prune_ms = status.finished_at_ms + keep_ms
+    if holds_key(job, status.state, now_ms=status.finished_at_ms) and job.unique is not None:
+        prune_ms = max(prune_ms, job.created_at_ms + job.unique.window_ms)
+    return prune_ms
 
 
 # ------------------------------------------------------------------------------ operators

@@ -1,4 +1,4 @@
-"""What a worker tells the broker about a lease: six outcomes, one verb (`Broker.settle`).
+"""What a worker tells the broker about a lease: seven outcomes, one verb (`Broker.settle`).
 
 They are not what a handler raises: that is `verdict.py`. The word *nack* is not used, since it
 means three different things elsewhere.
@@ -55,6 +55,13 @@ class Cancel(Outcome, frozen=True, kw_only=True, gc=False):
     """Ended on purpose: cancelled."""
 
     reason: str | None = None
+
+
+class Crashed(Outcome, frozen=True, kw_only=True, gc=False):
+    """The process that ran the job died under it, and its worker lives to tell.
+
+    It counts as a crash, as if the lease had expired, but at once.
+    """
 
 
 class Settled(StrEnum):

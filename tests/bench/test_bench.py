@@ -1,8 +1,11 @@
 """The bench as its user runs it: what it tells, what it leaves behind. Never how fast it is."""
 
+import asyncio
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,11 @@ from ropeway.app import Ropeway
 from ropeway.bench.figures import Answer, percentile
 from ropeway.bench.latency import Pace, latency
 from ropeway.bench.ledger import Ledger
+from ropeway.bench.serving import serving
 from ropeway.bench.throughput import Load, throughput
-from ropeway.errors import ConfigError
+from ropeway.cli import bench as cli_bench
+from ropeway.cli.exits import Exit, Failure
+from ropeway.errors import ConfigError, RopewayError
 
 pytestmark = pytest.mark.anyio
 
@@ -71,6 +77,41 @@ async def test_it_leaves_no_job_behind_and_other_jobs_alone(tmp_path: Path) -> N
         await throughput(Load(url=url, jobs=20))
         assert [queue.name for queue in await app.queues.list()] == ["default"]
         assert (await mine.record()).job.id == mine.id
+
+
+def test_interrupted_it_still_purges_its_queue(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'bench.db'}"
+    command = [sys.executable, "-m", "ropeway", "bench", "throughput", url, "--jobs", "1000000"]
+    app = Ropeway(url)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not app.run_sync(app.queues.list()):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "")
+    assert app.run_sync(app.queues.list()) == []
+    app.close_sync()
+
+
+async def test_a_worker_that_cannot_start_is_told_with_its_own_words(tmp_path: Path) -> None:
+    async with Ropeway(f"sqlite:///{tmp_path / 'bench.db'}") as app:
+        served = serving(app, url="nowhere://", queue="q", concurrency=1, place=tmp_path)
+        async with served as check:
+            with pytest.raises(RopewayError, match=r"ended with code 1.*nowhere://"):  # noqa: PT012 - until it has ended
+                while True:
+                    check()
+                    await asyncio.sleep(0.01)
+
+
+def test_a_lost_job_makes_the_command_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = Answer(
+        bench="throughput", settings={}, runs=1, figures={"lost": 2, "repeated": 0}, spread={}
+    )
+    with pytest.raises(Failure, match="2 jobs were lost") as failure:
+        cli_bench._tell(answer, as_json=True)
+    assert failure.value.code == Exit.FAILED
+    assert json.loads(capsys.readouterr().out)["lost"] == 2
 
 
 async def test_several_runs_give_medians_within_their_range_and_add_up_what_was_lost() -> None:

@@ -136,7 +136,7 @@ def rows(test: Callable[..., Any]) -> list[dict[str, Any]]:
     """The arguments of a test: one row for each case of its tables."""
     cases: list[dict[str, Any]] = [{}]
     for mark in getattr(test, "pytestmark", ()):
-        if mark.name != "parametrize":
+        if mark.name != "parametrize":  # the test runner adds marks of its own
             continue
         names, values = mark.args
         if isinstance(names, str):

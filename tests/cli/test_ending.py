@@ -29,7 +29,15 @@ def test_looking_does_not_create_a_database(cli: Cli, tmp_path: Path) -> None:
         assert said.code == 3
         assert said.err.startswith("error: sqlite:///ropeway.db: there is no database ")
         assert said.err.count("\n") == 1
+        assert "--url or $ROPEWAY_URL" in said.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_was_given_and_does_not_exist_is_said_to_be_wrong(cli: Cli) -> None:
+    said = cli("jobs", "list", "--url", "sqlite:///mistyped.db")
+    assert said.code == 3
+    assert "check the path" in said.err
+    assert said.err.count("\n") == 1
 
 
 def test_a_file_that_is_no_database_is_code_4(cli: Cli, tmp_path: Path) -> None:

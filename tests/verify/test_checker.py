@@ -203,6 +203,24 @@ FORGED: dict[str, tuple[Callable[[], Forgery], str, int]] = {
         "crash budget",
         1,
     ),
+    "a neighbour of poison is charged with its crashes": (
+        lambda: poisoned().ask("n", "neighbour").run(30, 31, "n").final("n", crashes=3),
+        "crash budget",
+        1,
+    ),
+    "a crash costs an attempt": (
+        lambda: (
+            good()
+            .ask("x")
+            .run(20, None, "x")
+            .add("fault", 20.5, kind="kill_one", key="9")
+            .add("start", 23, pid=BOB, job="x", token=2, attempt=1)
+            .add("end", 24, pid=BOB, job="x", token=2)
+            .final("x")
+        ),
+        "attempts",
+        1,
+    ),
     "a blocked loop loses its lease": (
         lambda: (
             good().ask("x", "block").run(20, 26, "x").run(22, 23, "x", pid=BOB, token=2).final("x")

@@ -95,6 +95,14 @@ async def test_health_is_told_by_http_and_by_a_file(
         flaky.is_down = False
 
 
+async def test_a_health_port_that_is_taken_is_named(bench: Bench) -> None:
+    taken = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
+    async with taken:
+        port = taken.sockets[0].getsockname()[1]
+        with pytest.raises(ConfigError, match=f"health_port={port} cannot be served .*another"):
+            await bench.worker(health_port=port).run()
+
+
 async def test_a_stopping_worker_is_not_ready(bench: Bench) -> None:
     go = asyncio.Event()
 

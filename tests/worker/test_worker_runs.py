@@ -14,9 +14,10 @@ from worker_bench import Bench, until
 
 from ropeway import codec, verdict
 from ropeway.context import Context, current_job
+from ropeway.errors import ConfigError, SoftTimeout
 from ropeway.job import State
 from ropeway.retry import RetryPolicy
-from ropeway.worker import Ended, SoftTimeout
+from ropeway.worker import Ended
 
 pytestmark = pytest.mark.anyio
 
@@ -203,6 +204,14 @@ async def test_an_exception_that_would_end_a_program_only_fails_its_job(
     status = (await bench.record(ref)).status
     assert status.state is State.DEAD
     assert status.errors[0].type == type(error).__name__
+
+
+async def test_annotations_that_cannot_be_resolved_are_refused_at_the_start(bench: Bench) -> None:
+    async def misspelled(count: "Conut") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    bench.task(misspelled)
+    with pytest.raises(ConfigError, match=r"misspelled: its annotations .*Conut"):
+        bench.worker()
 
 
 async def test_a_task_that_nobody_registered_is_snoozed_uncounted_ever_longer(

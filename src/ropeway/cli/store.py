@@ -49,7 +49,7 @@ class Store:
                 "here to look at; use one that processes share, e.g. sqlite:///jobs.db"
             )
         if not create:
-            _require_file(broker, self.address)
+            _require_file(broker, self.address, is_default=self.address == URL_DEFAULT)
         return broker
 
 
@@ -67,12 +67,17 @@ class InFile(Protocol):
         ...
 
 
-def _require_file(broker: JobStore, url: str) -> None:
+def _require_file(broker: JobStore, url: str, *, is_default: bool) -> None:
     """Looking at a store must not create it: a mistyped path would answer "no jobs"."""
     if isinstance(broker, InFile) and not broker.path.exists():
+        way_out = (
+            f"name your app's with --url or ${URL_VARIABLE}"
+            if is_default
+            else "check the path (a relative one starts in this directory)"
+        )
         raise missing(
-            f"{url}: there is no database {broker.path}; check the path (a relative one starts "
-            "in this directory), or make it with `ropeway migrate` or the first enqueue"
+            f"{url}: there is no database {broker.path}; {way_out}, or make it with "
+            "`ropeway migrate` or the first enqueue"
         )
 
 

@@ -26,7 +26,7 @@ from ropeway.broker import Beat, JobStore, Queues
 from ropeway.brokers.memory import MemoryBroker
 from ropeway.errors import RopewayError
 from ropeway.job import Failure, Job, JobRecord, JobRef, Lease, Progress, State, UniqueKey
-from ropeway.outcome import Ack, Bury, Cancel, Outcome, Release, Retry, Snooze
+from ropeway.outcome import Ack, Bury, Cancel, Crashed, Outcome, Release, Retry, Snooze
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.steps import all_records, settle_time
 
@@ -230,8 +230,8 @@ class BrokerMachine(RuleBasedStateMachine):
         """Not now."""
         self.settle(held, lambda lease: Snooze(lease=lease, delay_ms=delay_ms, reason="r"))
 
-    @rule(held=leases, kind=st.sampled_from([Release, Cancel]))
-    def settle_plainly(self, held: Held, kind: type[Release | Cancel]) -> None:
+    @rule(held=leases, kind=st.sampled_from([Release, Cancel, Crashed]))
+    def settle_plainly(self, held: Held, kind: type[Release | Cancel | Crashed]) -> None:
         """Handed back, or given up on purpose."""
         self.settle(held, lambda lease: kind(lease=lease))
 

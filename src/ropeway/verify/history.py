@@ -61,7 +61,6 @@ class Ending:
 
     state: State
     crashes: int = 0
-    attempt: int = 0
     reason: str | None = None
 
 

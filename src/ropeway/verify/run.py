@@ -5,7 +5,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -248,7 +248,7 @@ class _Stage:
 
 
 @contextlib.asynccontextmanager
-async def _beside(work: Any) -> AsyncGenerator[None]:
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
     task = asyncio.create_task(work)
     try:
         yield
@@ -266,9 +266,7 @@ async def _history(plan: Plan, store: JobStore, witness: Witness, ledger: Path) 
             page = await store.find(Filter(queue=queue), after=cursor, limit=PAGE)
             for record in page.records:
                 status = record.status
-                records[record.job.id] = Ending(
-                    status.state, len(status.crashes), status.attempt, status.reason
-                )
+                records[record.job.id] = Ending(status.state, len(status.crashes), status.reason)
             if (cursor := page.cursor) is None:
                 break
     return History(

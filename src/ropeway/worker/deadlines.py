@@ -9,7 +9,8 @@ import logging
 from typing import Final
 
 from ropeway.clock import Clock
-from ropeway.worker.run import HardTimeout, Run, SoftTimeout
+from ropeway.errors import SoftTimeout
+from ropeway.worker.run import HardTimeout, Run
 
 _log = logging.getLogger("ropeway.worker")
 

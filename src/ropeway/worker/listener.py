@@ -95,5 +95,9 @@ class Listener:
                 return
         if signal.concurrency is not None and signal.concurrency > 0:
             self._runner.tune(signal.concurrency)
-        _log.info("tuned: concurrency %s, queues %s", signal.concurrency, signal.queues)
+        _log.info(
+            "tuned: concurrency %s, queues %s",
+            signal.concurrency or "as before",
+            ",".join(signal.queues) if signal.queues else "as before",
+        )
         self._fetcher.recheck()

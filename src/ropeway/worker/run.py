@@ -12,19 +12,12 @@ from concurrent.futures import Future
 from typing import Final, Literal, Protocol
 
 from ropeway.definition import Definition
+from ropeway.errors import SoftTimeout, Stop
 from ropeway.job import JobRef, Lease, Progress
 from ropeway.outcome import Settled
 
 LINES_KEPT: Final = 1_000
 """Lines of one job that wait for the next beat; older ones are dropped, as in the store."""
-
-
-class Stop(Exception):
-    """Why a run has to end before its handler wants to. `Context.check` raises it."""
-
-
-class SoftTimeout(Stop, TimeoutError):
-    """The task's soft time limit has passed: finish soon, the hard limit follows."""
 
 
 class HardTimeout(Stop, TimeoutError):

@@ -80,7 +80,8 @@ class Worker:
         taken is settled, released or left to its lease, whatever happens.
 
     Raises:
-        ConfigError: a task of `process=True` that no other process can find.
+        ConfigError: a task of `process=True` that no other process can find, or one whose
+            annotations cannot be resolved or decoded.
 
     """
 
@@ -95,6 +96,8 @@ class Worker:
         runtime: Runtime = SYSTEM,
     ) -> None:
         check_reachable(tasks)
+        for task in tasks.values():
+            task.parameters.prepare(task.codec)
         self._broker = broker
         self._tasks = tasks
         self._options = options or WorkerOptions()
@@ -179,6 +182,12 @@ class Worker:
         self._state = "stopping"
         roles.fetcher.be_quiet()
         runner = roles.runner
+        if runner.busy and not self._at_once.is_set():
+            _log.info(
+                "stopping: %d jobs have %g s to finish; a second signal stops at once",
+                runner.busy,
+                self._options.grace_ms / 1000,
+            )
         await _until(
             lambda: not runner.busy or self._at_once.is_set(), within_ms=self._options.grace_ms
         )

@@ -58,7 +58,7 @@ def _expire_leases(state: State, limit: int, now_ms: int) -> int:
 def _take_back(state: State, row: Row, now_ms: int) -> None:
     status = lifecycle.lease_expired(row.job, row.status, now_ms=now_ms)
     state.table.put(row, status, now_ms=now_ms)
-    operate.drop_unretained(state.table, row)
+    operate.drop_unretained(state.table, row, now_ms=now_ms)
 
 
 def _bury_overdue(state: State, limit: int, now_ms: int) -> int:

@@ -7,7 +7,7 @@ import msgspec
 from ropeway import lifecycle
 from ropeway.action import Acted, Action, Answer, DeleteJob, EditJob, MoveJob, RetryJob
 from ropeway.brokers.memory.table import Row, Table
-from ropeway.job import WAITING, Job, JobRef, State
+from ropeway.job import FINAL, WAITING, Job, JobRef, State
 
 
 def act(table: Table, row: Row | None, action: Action, *, now_ms: int) -> Acted:
@@ -32,7 +32,7 @@ def act(table: Table, row: Row | None, action: Action, *, now_ms: int) -> Acted:
         _reopen_children(table, row, now_ms)
     if before is State.RUNNING:
         return Acted(Answer.REQUESTED, before)
-    drop_unretained(table, row)
+    drop_unretained(table, row, now_ms=now_ms)
     return Acted(Answer.DONE, status.state)
 
 
@@ -49,10 +49,13 @@ def _taken(table: Table, row: Row, job: Job, action: Action, now_ms: int) -> str
     return ""
 
 
-def drop_unretained(table: Table, row: Row) -> None:
+def drop_unretained(table: Table, row: Row, *, now_ms: int) -> None:
     """Retention 0 removes a completed or cancelled record in the step that ends the job."""
-    ended = row.status.state in (State.COMPLETED, State.CANCELLED)
-    if ended and row.job.retention_ms == 0 and not table.needed(row):
+    if (
+        row.status.state in FINAL
+        and lifecycle.prune_at_ms(row.job, row.status) <= now_ms
+        and not table.needed(row)
+    ):
         table.remove(row)
 
 
@@ -85,7 +88,7 @@ def cascade(table: Table, limit: int, *, now_ms: int) -> int:
             status = lifecycle.parent_failed(child.job, child.status, parent.job.id, now_ms=now_ms)
             if status is not child.status:
                 table.put(child, status, now_ms=now_ms)
-                drop_unretained(table, child)
+                drop_unretained(table, child, now_ms=now_ms)
                 done += 1
         table.failed.popleft()
     return done

@@ -23,21 +23,17 @@ class _Call:
         self.passed_over: str | None = None  # the first queue whose suspect had to wait
 
     @property
-    def full(self) -> bool:
-        """A suspect is the only lease of its call."""
-        return len(self.taken) >= self.limit or bool(self.taken and _suspect(self.taken[0]))
-
-    @property
-    def places(self) -> int:
+    def left(self) -> int:
+        """How many more leases fit; none beside a suspect."""
+        if self.taken and _suspect(self.taken[0]):
+            return 0
         return self.limit - len(self.taken)
 
     def take(self, queue: str, places: int) -> int:
         """Hand out up to `places` jobs of one queue; how many."""
         table, before = self.state.table, len(self.taken)
-        if queue in self.state.paused:
-            return 0
         promote(self.state, queue, 2 * self.limit, self.now_ms)
-        while len(self.taken) - before < places and not self.full:
+        while len(self.taken) - before < places and self.left:
             row = table.ready(queue)
             if row is None:
                 break
@@ -66,19 +62,21 @@ def reserve(state: State, queues: Queues, *, worker: str, limit: int, lease_ms: 
     """See `Broker.reserve`; does not wait."""
     state.token += 1
     call = _Call(state, worker=worker, limit=limit, lease_ms=lease_ms)
+    paused = state.paused & set(queues)
     if isinstance(queues, Mapping):
         shares = state.shares.setdefault(tuple(queues.items()), Shares(queues))
-        exhausted: set[str] = set()
-        while not call.full and len(exhausted) < len(queues):
-            dealt = shares.deal(call.places, exhausted=frozenset(exhausted))
+        exhausted = set(paused)
+        while call.left and len(exhausted) < len(queues):
+            dealt = shares.deal(call.left, exhausted=frozenset(exhausted))
             for queue, places in dealt.items():
-                if call.take(queue, places) < places:
+                if 0 < places <= call.left and call.take(queue, places) < places:
                     exhausted.add(queue)
         if call.passed_over is not None or (call.taken and _suspect(call.taken[0])):
             shares.favour(call.passed_over)
     else:
         for queue in queues:
-            call.take(queue, call.places)
+            if call.left and queue not in paused:
+                call.take(queue, call.left)
     return [lifecycle.lease(row.job, row.status) for row in call.taken]
 
 

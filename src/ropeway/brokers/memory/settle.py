@@ -35,7 +35,7 @@ def settle(state: State, outcome: Outcome, now_ms: int) -> Settled:
         if outcome.then:
             enqueue_then(state, outcome.then, now_ms)
         operate.free_children(table, row, now_ms=now_ms)
-    operate.drop_unretained(table, row)
+    operate.drop_unretained(table, row, now_ms=now_ms)
     return Settled.OK
 
 

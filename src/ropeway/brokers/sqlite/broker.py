@@ -236,8 +236,7 @@ class SQLiteBroker:
     # ------------------------------------------------------------------ the job path
 
     async def enqueue(self, jobs: Sequence[Job], *, call_id: str | None = None) -> list[Enqueued]:
-        for job in jobs:
-            self._capabilities.refuse(job)
+        self._capabilities.refuse_all(jobs)
         call = enqueueing.Call(jobs, call_id)
         answers = await self._write(
             enqueueing.enqueue, call, together=enqueueing.enqueue_many, weight=len(jobs)
@@ -248,6 +247,7 @@ class SQLiteBroker:
     async def reserve(
         self, queues: Queues, *, worker: str, limit: int, lease_ms: int, wait_ms: int = 0
     ) -> list[Lease]:
+        self._capabilities.refuse_reserve(limit=limit, lease_ms=lease_ms)
         opened = self._mine()
         request = self._request(queues, worker, limit, lease_ms)
         until = opened.loop.time() + wait_ms / 1000
@@ -420,8 +420,7 @@ class SQLiteBroker:
 def _refuse_then(capabilities: Capabilities, outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         if isinstance(outcome, Ack):
-            for job in outcome.then:
-                capabilities.refuse(job)
+            capabilities.refuse_all(outcome.then)
 
 
 def _exchange(

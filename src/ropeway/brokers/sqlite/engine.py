@@ -182,9 +182,18 @@ class Lane:
             closing = batches[-1] is None
             calls = [call for batch in batches if batch is not None for call in batch]
             live = [call for call in calls if not call.future.cancelled()]
-            woke = self._serve(live) if live else False
+            woke = self._served(live) if live else False
             self._tell(self._answer, live, len(calls), woke)
         self._tell(_end, self._ended)
+
+    def _served(self, calls: list[Call]) -> bool:
+        """What `serve` says. Should it raise against its word, no caller may wait for ever."""
+        try:
+            return self._serve(calls)
+        except BaseException as error:  # noqa: BLE001 - told to the callers
+            for call in calls:
+                call.error = call.error or error
+            return False
 
     def _tell(self, what: Callable[..., None], *arguments: object) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody is left to be told

@@ -3,12 +3,22 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from ropeway.brokers.sqlite.connection import Connection, named
 from ropeway.errors import ConfigError, SchemaMismatch, StorageCorrupt, StorageReadOnly
 
 APPLICATION_ID = 0x524F5057  # "ROPW"
 LEASE_MAX_MS = 24 * 3600 * 1000
+MOUNTS: Final = Path("/proc/self/mounts")  # Linux; elsewhere there is nothing to read
+
+_NETWORK: Final = frozenset(
+    (
+        *("9p", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "gpfs", "lustre"),
+        *("ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "smb", "smb2", "smb3", "smbfs"),
+    )
+)
+_NETWORK_FUSE: Final = ("ceph", "glusterfs", "gcsfuse", "goofys", "rclone", "s3fs", "sshfs")
 
 # Codes of `jobs.state`, in the order of `State`: 0 pending, 1 scheduled, 2 available, 3 running,
 # 4 retryable, 5 completed, 6 dead, 7 cancelled. Columns that most jobs leave empty cost one byte.
@@ -101,7 +111,7 @@ def create_file(path: Path) -> None:
     """Make sure that the database file exists and only its owner can read it.
 
     Raises:
-        ConfigError: the parent directory is missing.
+        ConfigError: the parent directory is missing, or on a network file system.
         StorageReadOnly: the file or its directory cannot be written.
     """
     if path.is_dir():
@@ -111,6 +121,7 @@ def create_file(path: Path) -> None:
             f"the directory {path.parent} of {path.name} does not exist; create it, or give "
             "another path"
         )
+    refuse_network(path)
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
@@ -200,3 +211,42 @@ def _version(connection: Connection, path: Path, newest: int) -> int:
             "Upgrade Ropeway here, or use another file"
         )
     return version
+
+
+def refuse_network(path: Path, *, mounts: Path = MOUNTS) -> None:
+    """Refuse a database that hosts could share: none would see the locks of the others.
+
+    Raises:
+        ConfigError: the path is on a network file system, as far as the system tells.
+    """
+    kind = file_system(path, mounts=mounts)
+    name = kind.removeprefix("fuse.")
+    if kind in _NETWORK or (name != kind and name in _NETWORK_FUSE):
+        raise ConfigError(
+            f"{path} is on a network file system ({kind}), where the locks of SQLite cannot be "
+            "relied on; give a path on a local disk"
+        )
+
+
+def file_system(path: Path, *, mounts: Path = MOUNTS) -> str:
+    """The type of the file system that holds the path ("ext4"); "" where it cannot be told."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    place = path.resolve()
+    found, deepest = "", -1
+    for line in lines:
+        _device, point, kind, *_options = line.split(" ")
+        mounted = Path(_unescaped(point))
+        # Of two mounts at one point the later one hides the earlier one.
+        if len(mounted.parts) >= deepest and place.is_relative_to(mounted):
+            found, deepest = kind, len(mounted.parts)
+    return found
+
+
+def _unescaped(point: str) -> str:
+    """Spaces and the like are written in octal there."""
+    for escaped, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        point = point.replace(escaped, character)
+    return point

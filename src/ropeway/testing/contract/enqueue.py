@@ -188,6 +188,16 @@ class EnqueueContract:
         (lease,) = await take(broker)
         assert lease.job.payload == payload
 
+    async def test_a_call_of_more_jobs_than_the_limit_is_refused(self, broker: JobStore) -> None:
+        jobs = [make_job() for _ in range(broker.capabilities.batch_max + 1)]
+        with pytest.raises(ConfigError, match=str(broker.capabilities.batch_max)):
+            await broker.enqueue(jobs)
+        assert await broker.count(Filter()) == 0
+
+    async def test_a_delay_beyond_the_limit_is_refused(self, broker: JobStore) -> None:
+        with pytest.raises(Unsupported, match="delay_ms"):
+            await broker.enqueue([make_job(delay_ms=broker.capabilities.delay_max_ms + 1)])
+
     async def test_names_are_taken_literally(self, broker: JobStore) -> None:
         name = "größe '%_\" ; -- \U0001f6a1"
         job = await enqueue(

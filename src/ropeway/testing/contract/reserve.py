@@ -34,6 +34,15 @@ from ropeway.testing.steps import (
 class ReserveOrderContract:
     """Which job comes first."""
 
+    @pytest.mark.parametrize("wrong", [{"limit": 0}, {"lease_ms": 0}, {"lease_ms": 2**60}])
+    async def test_a_limit_or_lease_out_of_range_is_refused(
+        self, broker: JobStore, wrong: dict[str, int]
+    ) -> None:
+        await enqueue(broker)
+        asked = {"limit": 1, "lease_ms": 1_000} | wrong
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            await broker.reserve(["default"], worker="w", **asked)
+
     async def test_a_lease_carries_the_job_and_its_first_attempt(
         self, broker: JobStore, clock: ManualClock
     ) -> None:

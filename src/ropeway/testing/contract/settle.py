@@ -1,15 +1,15 @@
-"""`settle`: six outcomes, written once, by the holder of the current token only."""
+"""`settle`: seven outcomes, written once, by the holder of the current token only."""
 
 import asyncio
 
 import pytest
 
 from ropeway.action import CancelJob
-from ropeway.broker import Beat, EnqueueAnswer, JobStore
+from ropeway.broker import Beat, EnqueueAnswer, ExtendAnswer, JobStore
 from ropeway.errors import ConfigError
 from ropeway.job import Failure, Lease, Progress, State, UniqueKey
 from ropeway.lifecycle import ERRORS_KEPT
-from ropeway.outcome import Ack, Bury, Cancel, Outcome, Release, Retry, Settled, Snooze
+from ropeway.outcome import Ack, Bury, Cancel, Crashed, Outcome, Release, Retry, Settled, Snooze
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.steps import (
     LEASE_MS,
@@ -43,6 +43,7 @@ def outcomes_of(lease: Lease) -> list[Outcome]:
         Release(lease=lease),
         Bury(lease=lease),
         Cancel(lease=lease),
+        Crashed(lease=lease),
     ]
 
 
@@ -52,7 +53,7 @@ def failure(number: int = 1) -> Failure:
 
 
 class SettleOutcomeContract:
-    """What each of the six outcomes writes."""
+    """What each of the seven outcomes writes."""
 
     async def test_ack_completes_and_keeps_the_result(
         self, broker: JobStore, clock: ManualClock
@@ -147,6 +148,36 @@ class SettleOutcomeContract:
         errors = (await status_of(broker, job)).errors
         assert [e.attempt for e in errors] == list(range(3, ERRORS_KEPT + 3))
 
+    async def test_crashed_hands_the_job_back_at_once_and_counts_a_crash(
+        self, broker: JobStore
+    ) -> None:
+        job = await enqueue(broker)
+        await enqueue(broker)
+        lease = await take_one(broker)
+        assert await settle(broker, Crashed(lease=lease)) is Settled.OK
+        status = await status_of(broker, job)
+        assert (status.state, status.attempt) == (State.AVAILABLE, 0)
+        assert [crash.token for crash in status.crashes] == [lease.token]
+        assert (await take_one(broker)).job.id == job.id, "it is back at its old place"
+
+    async def test_a_crash_that_the_holder_told_itself_is_not_taken_back(
+        self, broker: JobStore
+    ) -> None:
+        job = await enqueue(broker)
+        lease = await take_one(broker)
+        await settle(broker, Crashed(lease=lease))
+        (late,) = await broker.extend([Beat(lease=lease)], lease_ms=1_000)
+        assert late.answer is ExtendAnswer.LOST
+        assert await settle(broker, Crashed(lease=lease)) is Settled.ALREADY
+        assert len((await status_of(broker, job)).crashes) == 1
+
+    async def test_crashed_buries_the_job_when_its_budget_is_spent(self, broker: JobStore) -> None:
+        job = await enqueue(broker, crash_max=1)
+        await settle(broker, Crashed(lease=await take_one(broker)))
+        await settle(broker, Crashed(lease=await take_one(broker)))
+        status = await status_of(broker, job)
+        assert (status.state, status.reason) == (State.DEAD, "crashed_worker")
+
     async def test_a_cancel_asked_for_meanwhile_is_honoured_unless_the_job_ended(
         self, broker: JobStore
     ) -> None:
@@ -157,6 +188,7 @@ class SettleOutcomeContract:
             Release: State.CANCELLED,
             Bury: State.DEAD,
             Cancel: State.CANCELLED,
+            Crashed: State.CANCELLED,
         }
         for position, (kind, state) in enumerate(expected.items()):
             job = await enqueue(broker)
@@ -172,7 +204,7 @@ class SettleOutcomeContract:
 class SettleFenceContract:
     """Only the current token counts."""
 
-    @pytest.mark.parametrize("kind", range(6))
+    @pytest.mark.parametrize("kind", range(7))
     async def test_an_unknown_token_is_lost_and_changes_nothing(
         self, broker: JobStore, kind: int
     ) -> None:
@@ -195,7 +227,7 @@ class SettleFenceContract:
         assert await state_of(broker, first) is State.RUNNING
         assert await state_of(broker, second) is State.AVAILABLE
 
-    @pytest.mark.parametrize("kind", range(6))
+    @pytest.mark.parametrize("kind", range(7))
     async def test_the_token_that_settled_gets_already(self, broker: JobStore, kind: int) -> None:
         job = await enqueue(broker)
         lease = await take_one(broker)
@@ -354,7 +386,7 @@ class SettleStepContract:
         assert (await status_of(broker, job)).saved is None
 
     async def test_counters_follow_each_settle(self, broker: JobStore) -> None:
-        for _ in range(6):
+        for _ in range(7):
             await enqueue(broker)
         leases = await take(broker)
         for position, lease in enumerate(leases):
@@ -365,7 +397,7 @@ class SettleStepContract:
             State.COMPLETED: 1,
             State.RETRYABLE: 1,
             State.SCHEDULED: 1,
-            State.AVAILABLE: 1,
+            State.AVAILABLE: 2,  # released, and crashed
             State.DEAD: 1,
             State.CANCELLED: 1,
         }

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ropeway.action import BuryJob, CancelJob, DeleteJob, RetryJob
-from ropeway.broker import EnqueueAnswer, JobStore
+from ropeway.broker import EnqueueAnswer, Filter, JobStore
 from ropeway.job import UNFINISHED, WAITING, State, UniqueKey
 from ropeway.outcome import Ack, Bury, Retry
 from ropeway.testing.manual_clock import ManualClock
@@ -141,6 +141,19 @@ class UniqueWindowContract:
         (answer,) = await broker.enqueue([make_job(**window)])
         assert (answer.answer, answer.id) == (DUPLICATE_KEY, holder.id)
         clock.advance(1)
+        assert await put(broker, make_job(**window)) == [OK]
+
+    async def test_a_record_is_kept_while_its_window_holds_the_key(
+        self, broker: JobStore, clock: ManualClock
+    ) -> None:
+        window: dict[str, Any] = {**keyed(window_ms=3_600_000), "retention_ms": 0}
+        await bring_to(broker, State.COMPLETED, **window)
+        clock.advance(3_599_000)
+        await broker.maintain()
+        assert await put(broker, make_job(**window)) == [DUPLICATE_KEY]
+        clock.advance(1_000)
+        await broker.maintain()
+        assert await broker.count(Filter()) == 0
         assert await put(broker, make_job(**window)) == [OK]
 
     async def test_an_unfinished_job_holds_its_key_beyond_the_window(

@@ -25,6 +25,7 @@ CHECKS: Sequence[Callable[[History], Check]] = (
     recovery.of_children,
     recovery.after_terminate,
     recovery.crash_budget,
+    recovery.attempts,
     recovery.stuck_loop,
     recovery.store_away,
     rules.unique,

@@ -1,9 +1,10 @@
 """After a death: the jobs it interrupted start again soon, and only the guilty are given up."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Final
 
-from ropeway.job import State
+from ropeway.job import SUSPECT_CRASHES, State
 from ropeway.verify.checks.finding import Check, Finding, check, shown
 from ropeway.verify.checks.percentile import percentile
 from ropeway.verify.history import FOREVER, History, Run
@@ -136,7 +137,23 @@ def crash_budget(history: History) -> Found:
             found.append(
                 Finding(asked.first.job, "was not completed", shown(history, asked.first.job))
             )
+        elif record.crashes > SUSPECT_CRASHES:
+            what = f"was charged with {record.crashes} crashes"
+            found.append(Finding(asked.first.job, what, shown(history, asked.first.job)))
     return len(poison), found
+
+
+@check("R3", "attempts")
+def attempts(history: History) -> Found:
+    """Only a failure costs an attempt: no crash, no lost lease, no restart of the worker."""
+    pairs = [pair for runs in history.runs.values() for pair in pairwise(runs)]
+    found: list[Finding] = []
+    for run, again in pairs:
+        failed = run.ended is not None and run.ended.what == "fail"
+        if again.began.attempt > run.began.attempt + failed:
+            lines = (run.began, *([run.ended] if run.ended else []), again.began)
+            found.append(Finding(run.began.job, "an attempt was counted without a failure", lines))
+    return len(pairs), found
 
 
 @check("R1", "stuck loop")

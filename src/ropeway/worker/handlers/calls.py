@@ -17,12 +17,12 @@ from typing import Any
 from ropeway.context import CURRENT, Context
 from ropeway.definition import Definition
 from ropeway.errors import CodecError, ConfigError
-from ropeway.outcome import Ack, Outcome, Settled
+from ropeway.outcome import Ack, Crashed, Outcome, Settled
 from ropeway.runtime import Runtime
 from ropeway.verdict import Verdict
 from ropeway.worker.deadlines import Deadlines
 from ropeway.worker.handlers import drive, ending
-from ropeway.worker.handlers.processes import Crashed, Processes
+from ropeway.worker.handlers.processes import ChildDied, Processes
 from ropeway.worker.handlers.threads import Carried, Threads
 from ropeway.worker.run import HardTimeout, LeaseLost, Run, ShuttingDown, Stop
 from ropeway.worker.settler import Settler
@@ -211,13 +211,15 @@ class Calls:
     def _of_error(self, run: Run, definition: Definition, error: BaseException) -> Outcome | None:
         lease, reason = run.lease, run.reason
         if reason is not None and run.is_stopping:
-            stopped = error is reason or isinstance(error, asyncio.CancelledError | Stop | Crashed)
+            stopped = error is reason or isinstance(
+                error, asyncio.CancelledError | Stop | ChildDied
+            )
             if stopped or isinstance(reason, LeaseLost):
                 _log.info("stopped: %s", reason, extra=run.label)
                 return ending.of_stop(lease, reason, definition, runtime=self._runtime)
-        if isinstance(error, Crashed):
-            _log.error("%s; its lease expires and counts as a crash", error, extra=run.label)
-            return None
+        if isinstance(error, ChildDied):
+            _log.error("%s; it counts as a crash", error, extra=run.label)
+            return Crashed(lease=lease)
         level = logging.DEBUG if isinstance(error, Verdict) else logging.WARNING
         _log.log(level, "failed: %s", ending.brief(error), extra=run.label)
         return ending.of_error(lease, definition, error, runtime=self._runtime)

@@ -18,12 +18,12 @@ from typing import Any, Final
 from ropeway import codec, verdict
 from ropeway.context import CURRENT, Context
 from ropeway.definition import Definition
-from ropeway.errors import CodecError, ConfigError
+from ropeway.errors import CodecError, ConfigError, SoftTimeout
 from ropeway.job import Lease, Progress
 from ropeway.signature import Parameters
 from ropeway.worker.handlers import messages
 from ropeway.worker.handlers.messages import Ended, RunJob
-from ropeway.worker.run import HardTimeout, LeaseLost, SoftTimeout
+from ropeway.worker.run import HardTimeout, LeaseLost
 
 PARENT_POLL_S: Final = 0.5
 

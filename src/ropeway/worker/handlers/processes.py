@@ -29,7 +29,7 @@ _spawn = multiprocessing.get_context("spawn")
 CLOSE_S: Final = 1.0
 
 
-class Crashed(Exception):
+class ChildDied(Exception):
     """The child died under its job: killed, out of memory, segmentation fault, `os._exit`."""
 
     def __init__(self, exitcode: int | None) -> None:
@@ -54,7 +54,7 @@ class Processes:
         """Run the job in a child and wait for its end. Call it in a thread.
 
         Raises:
-            Crashed: the child died; unless `run.reason` says why, by the job's own doing.
+            ChildDied: the child died; unless `run.reason` says why, by the job's own doing.
         """
         child = self._take()
         run.interrupt = lambda _reason: child.kill()
@@ -64,7 +64,7 @@ class Processes:
             ended = child.run(run)
         except (EOFError, OSError) as error:
             child.kill()
-            raise Crashed(child.exitcode) from error
+            raise ChildDied(child.exitcode) from error
         finally:
             run.interrupt = None
         self._give_back(child)

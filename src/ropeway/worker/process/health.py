@@ -6,6 +6,8 @@ import json
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
+from ropeway.errors import ConfigError
+
 REQUEST_MAX_S: Final = 5.0
 
 
@@ -15,6 +17,9 @@ async def serve(port: int, report: Callable[[], tuple[bool, str]]) -> AsyncGener
 
     Yields the port, which the system chooses for 0. That the loop is alive is told by an answer
     coming at all.
+
+    Raises:
+        ConfigError: the port is taken, or may not be used.
     """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -27,7 +32,13 @@ async def serve(port: int, report: Callable[[], tuple[bool, str]]) -> AsyncGener
                 await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", port)
+    try:
+        server = await asyncio.start_server(answer, "127.0.0.1", port)
+    except OSError as error:
+        raise ConfigError(
+            f"health_port={port} cannot be served ({error.strerror}); give another port, or 0 for "
+            "a free one"
+        ) from error
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
