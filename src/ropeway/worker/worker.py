@@ -324,7 +324,7 @@ class Worker:
 
     def _assemble(self, state: Any) -> "_Roles":
         options, runtime, held, outage = self._options, self._runtime, self._held, self._outage
-        loop = asyncio.get_running_loop()
+        broker, lease_ms, loop = self._broker, options.lease_ms, asyncio.get_running_loop()
         watchdog = Watchdog(stall_ms=options.stall_ms, runtime=runtime)
 
         def deliver(answers: Answers) -> None:
@@ -332,31 +332,23 @@ class Worker:
                 loop.call_soon_threadsafe(self._heed, answers)
 
         beater = Beater(
-            self._broker,
+            broker,
             held,
-            lease_ms=options.lease_ms,
+            lease_ms=lease_ms,
             runtime=runtime,
             outage=outage,
             deliver=deliver,
             is_stuck=watchdog.is_stuck,
         )
-        settler = Settler(
-            self._broker, held, lease_ms=options.lease_ms, outage=outage, runtime=runtime
-        )
+        settler = Settler(broker, held, lease_ms=lease_ms, outage=outage, runtime=runtime)
         runner = Runner(
             self._tasks, settler, concurrency=options.concurrency, state=state, runtime=runtime
         )
         fetcher = Fetcher(
-            self._broker,
-            runner,
-            settler,
-            held=held,
-            saves=beater,
-            options=options,
-            outage=outage,
+            broker, runner, settler, held=held, saves=beater, options=options, outage=outage
         )
         listener = Listener(
-            self._broker,
+            broker,
             runner,
             fetcher,
             name=options.id,
