@@ -374,6 +374,22 @@ def test_a_fault_counts_only_when_it_hit_a_held_lease() -> None:
     assert report.faults["kill_all"].strikes == 0
 
 
+def test_a_run_that_was_replaced_holds_no_lease_that_a_kill_could_hit() -> None:
+    # The worker was frozen, its handler process ended without a word, the job ran again there.
+    forgery = (
+        good()
+        .ask("x", "process")
+        .run(20, None, "x")
+        .add("stall", 20.1, until_s=23)
+        .run(23.5, 23.6, "x", token=2)
+        .add("fault", 24, kind="kill_one", key="7")
+        .final("x")
+    )
+    assert broken(forgery) == {}
+    plan = Plan(url="sqlite:///x.db", faults={"kill_one": 1})
+    assert report_of(forgery.history(), plan, {}).faults["kill_one"].hits == 0
+
+
 def test_a_report_shows_the_lines_of_the_ledger_that_prove_it() -> None:
     forgery = good().ask("x").run(20, 21, "x").run(22, 23, "x", token=2).final("x")
     plain = report_of(forgery.history(), PLAN, {}).plain()

@@ -20,6 +20,7 @@ class Run:
     began: Event
     ended: Event | None = None
     died_s: float = FOREVER  # when its worker was killed
+    replaced_s: float = FOREVER  # when the job began again: this run held no lease any more
 
     @property
     def start_s(self) -> float:
@@ -37,8 +38,8 @@ class Run:
         return self.ended is not None and self.ended.what == "end"
 
     def is_open_at(self, at_s: float) -> bool:
-        """Whether it had begun by then, and neither ended nor lost its worker before."""
-        return self.start_s <= at_s < self.end_s and at_s <= self.died_s
+        """Whether it held its lease then: begun, not ended, its worker alive until that moment."""
+        return self.start_s <= at_s < min(self.end_s, self.replaced_s) and at_s <= self.died_s
 
 
 @dataclass(slots=True)
@@ -100,6 +101,8 @@ class History:
     by_pid: dict[int, list[Run]] = field(default_factory=dict[int, list[Run]], init=False)
     faults: list[Event] = field(default_factory=list[Event], init=False)
     pauses: dict[int, list[Interval]] = field(init=False)
+    lines: dict[str, list[Event]] = field(init=False)  # by job
+    asks_s: dict[int, list[float]] = field(init=False)  # by producer process
     terminated: dict[int, Interval] = field(default_factory=dict[int, Interval], init=False)
     _buried: dict[int, float] = field(default_factory=dict[int, float], init=False)
     away: list[Interval] = field(default_factory=list[Interval], init=False)
@@ -107,8 +110,11 @@ class History:
     def __post_init__(self) -> None:
         """Put the events together, in order of time."""
         self.pauses = defaultdict(list)
+        self.lines = defaultdict(list)
+        self.asks_s = defaultdict(list)
         open_runs: dict[tuple[str, int, int], Run] = {}
         for event in self.events:
+            self.lines[event.job].append(event)
             match event.what:
                 case "ask" | "ack" | "cancel":
                     self._asked(event)
@@ -117,7 +123,10 @@ class History:
                     # A handler process may begin just before it notices that its worker is gone.
                     if event.at_s - self._buried.get(event.pid, -FOREVER) < ORPHAN_S:
                         run.died_s = event.at_s
-                    self.runs.setdefault(event.job, []).append(run)
+                    runs = self.runs.setdefault(event.job, [])
+                    if runs:
+                        runs[-1].replaced_s = run.start_s
+                    runs.append(run)
                     self.by_pid.setdefault(event.pid, []).append(run)
                     open_runs[event.job, event.token, event.pid] = run
                 case "end" | "fail" | "stop" | "die":
@@ -135,6 +144,8 @@ class History:
 
     def _asked(self, event: Event) -> None:
         asked = self.asked.setdefault(event.job, Asked(event))
+        if event.what == "ask":
+            self.asks_s[event.pid].append(event.at_s)
         if event.what == "ack":
             asked.acked = event
         elif event.what == "cancel":

@@ -21,6 +21,8 @@ QUEUES: Final = (
 KILLS: Final = ("kill_one", "kill_all", "kill_producer", "kill_quiet", "kill_child")
 """The faults that are a SIGKILL; the others are `freeze` and `terminate`."""
 HITS_MIN: Final = 20
+RETENTION_S: Final = 7 * 24 * 3600
+"""Of the jobs' records: longer than any run, which reads them at its end."""
 LEASE_MIN_S: Final = 0.5
 
 

@@ -9,7 +9,14 @@ from typing import Any, Final
 from ropeway.app import Ropeway
 from ropeway.verify.fleet import Fleet
 from ropeway.verify.ledger import Ledger
-from ropeway.verify.load import CALM_QUEUE, CHILD_QUEUE, POISON_QUEUE, QUIET_QUEUE, Plan
+from ropeway.verify.load import (
+    CALM_QUEUE,
+    CHILD_QUEUE,
+    POISON_QUEUE,
+    QUIET_QUEUE,
+    RETENTION_S,
+    Plan,
+)
 from ropeway.verify.nemesis import AIM_MAX_S, Sight
 from ropeway.verify.witness import Witness
 
@@ -112,6 +119,7 @@ class Probes:
     async def _send(self, kind: str, task: str, queue: str, *, work_ms: int, **options: Any) -> str:
         """Enqueue a job with its lines in the ledger; its id."""
         job = f"{kind}-{next(self._numbers)}"
+        options["retention"] = RETENTION_S
         if not kind.startswith(("poison", "neighbour")):
             options["crash_max"] = 10_000
         self._ledger.note("ask", job=job, kind=kind, key=queue, work_ms=work_ms)

@@ -158,7 +158,6 @@ def _hit_by(history: History, fault: Event) -> int:
     if fault.kind != "kill_producer":
         return len(history.struck_runs(fault))
     return any(
-        event.pid == fault.pid and 0 <= fault.at_s - event.at_s < PRODUCER_AT_WORK_S
-        for event in history.events
-        if event.what == "ask"
+        0 <= fault.at_s - asked_s < PRODUCER_AT_WORK_S
+        for asked_s in history.asks_s.get(fault.pid, ())
     )

@@ -18,6 +18,7 @@ from ropeway.app import Ropeway
 from ropeway.context import Context
 from ropeway.retry import Backoff
 from ropeway.verify.ledger import Ledger
+from ropeway.verify.load import RETENTION_S
 
 LEDGER_VARIABLE: Final = "ROPEWAY_VERIFY_LEDGER"
 LEASE_VARIABLE: Final = "ROPEWAY_VERIFY_LEASE_S"
@@ -51,7 +52,10 @@ def watch_for_stalls() -> None:
         before_s = now_s
 
 
-app = Ropeway(lifespan=_watched, defaults={"crash_max": 10_000, "attempts": 1_000})
+app = Ropeway(
+    lifespan=_watched,
+    defaults={"crash_max": 10_000, "attempts": 1_000, "retention": RETENTION_S},
+)
 
 
 @contextmanager

@@ -55,4 +55,4 @@ def check(
 
 def shown(history: History, job: str, most: int = 8) -> tuple[Event, ...]:
     """The ledger's first lines about a job."""
-    return tuple(event for event in history.events if event.job == job)[:most]
+    return tuple(history.lines.get(job, ())[:most])
