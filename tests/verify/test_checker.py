@@ -384,6 +384,12 @@ def test_a_run_that_was_replaced_holds_no_lease_that_a_kill_could_hit() -> None:
         .run(23.5, 23.6, "x", token=2)
         .add("fault", 24, kind="kill_one", key="7")
         .final("x")
+        .ask("y", "process", 30)
+        .run(30.1, None, "y", pid=BOB)
+        .add("stall", 30.2, pid=BOB, until_s=33)
+        .add("fault", 33.1, pid=BOB, kind="terminate", until_s=34, detail="0", key="8")
+        .run(34.5, 34.6, "y", pid=300, token=2)
+        .final("y")
     )
     assert broken(forgery) == {}
     plan = Plan(url="sqlite:///x.db", faults={"kill_one": 1})

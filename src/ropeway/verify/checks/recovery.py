@@ -111,8 +111,11 @@ def after_terminate(history: History) -> Found:
             found.append(Finding("", f"a worker ended with code {fault.detail}", (fault,)))
         found += [
             Finding(run.began.job, "left behind by a worker that ended", (run.began, fault))
-            for run in history.by_pid.get(fault.pid, ())
-            if run.ended is None and run.died_s == FOREVER and run.start_s <= fault.until_s
+            for run in history.struck_runs(fault)
+            # A handler process is killed when its worker finds the lease lost: no last line.
+            if run.ended is None
+            and run.died_s == FOREVER
+            and not history.was_paused(fault.pid, run.start_s, fault.at_s)
         ]
     return len(ended), found
 
