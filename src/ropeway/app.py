@@ -13,7 +13,7 @@ from ropeway.declare import define
 from ropeway.definition import Definition
 from ropeway.errors import ConfigError
 from ropeway.handle import Handle
-from ropeway.job import Job, JobRef, new_id
+from ropeway.job import Job, JobRef
 from ropeway.operate import Jobs, Queues
 from ropeway.options import (
     Changes,
@@ -27,6 +27,7 @@ from ropeway.options import (
     known,
     option_names,
 )
+from ropeway.runtime import new_id
 from ropeway.submit import submit
 from ropeway.task import Call, enqueue_calls, handle_of, make_job, named_key
 from ropeway.tasks import Declared, S, Tasks, refuse_taken

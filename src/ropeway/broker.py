@@ -76,6 +76,12 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, gc=False):
                 f"job {job.id}: delay_ms={job.delay_ms} is longer than the {self.delay_max_ms} ms "
                 f"that {self.name} can wait. Give a shorter delay."
             )
+        if (job.unique or job.ordering_key or job.parents or job.unblocks) or (
+            job.limits or job.fair_key or job.group_key or job.schedule_id
+        ):
+            self._refuse_features(job)
+
+    def _refuse_features(self, job: Job) -> None:
         for used, able, what in (
             (job.limits, self.limits, "limits"),
             (job.fair_key, self.fair, "fair_key"),
@@ -118,17 +124,8 @@ def check(job: Job) -> None:
         raise ConfigError(f"job {job.id!r}: id, task and queue must not be empty")
     if not 0 <= job.priority <= PRIORITY_MAX:
         raise ConfigError(f"job {job.id}: priority {job.priority} is not within 0..{PRIORITY_MAX}")
-    for value, least, name in (
-        (job.delay_ms, 0, "delay_ms"),
-        (job.crash_max, 0, "crash_max"),
-        (job.retention_ms, 0, "retention_ms"),
-        (job.expires_after_ms, 0, "expires_after_ms"),
-        (job.deadline_after_ms, 0, "deadline_after_ms"),
-        (job.attempt_max, 1, "attempt_max"),
-        (job.timeout_ms, 1, "timeout_ms"),
-    ):
-        if value is not None and value < least:
-            raise ConfigError(f"job {job.id}: {name}={value} is too small; give {least} or more")
+    if job.delay_ms < 0 or job.crash_max < 0 or _has_other_numbers(job):
+        _check_numbers(job)
     if job.delay_ms and job.scheduled_at_ms is not None:
         raise ConfigError(f"job {job.id}: give a delay or a time to start at, not both")
     if job.unique is not None and job.unblocks:
@@ -140,6 +137,30 @@ def check(job: Job) -> None:
         raise ConfigError(f"job {job.id}: ordering_key excludes fair_key and group_key")
     if job.id in job.parents or (job.unblocks and any(ref.id == job.id for ref in job.unblocks)):
         raise ConfigError(f"job {job.id}: a job cannot wait for itself")
+
+
+def _has_other_numbers(job: Job) -> bool:
+    return not (
+        job.retention_ms is None
+        and job.expires_after_ms is None
+        and job.deadline_after_ms is None
+        and job.attempt_max is None
+        and job.timeout_ms is None
+    )
+
+
+def _check_numbers(job: Job) -> None:
+    for value, least, name in (
+        (job.delay_ms, 0, "delay_ms"),
+        (job.crash_max, 0, "crash_max"),
+        (job.retention_ms, 0, "retention_ms"),
+        (job.expires_after_ms, 0, "expires_after_ms"),
+        (job.deadline_after_ms, 0, "deadline_after_ms"),
+        (job.attempt_max, 1, "attempt_max"),
+        (job.timeout_ms, 1, "timeout_ms"),
+    ):
+        if value is not None and value < least:
+            raise ConfigError(f"job {job.id}: {name}={value} is too small; give {least} or more")
 
 
 # --------------------------------------------------------------------------------- answers

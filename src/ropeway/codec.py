@@ -148,6 +148,8 @@ def pack(
     size = len(data)
     if size > DECODED_MAX_BYTES:
         raise _too_large(what, f"{size} bytes", DECODED_MAX_BYTES)
+    if size <= limit_bytes and size <= (compress_above_bytes or 0):
+        return Encoded(data, codec)
     encoded = Encoded(data, codec)
     if compress_above_bytes is not None and size > compress_above_bytes:
         smaller = _zstd.compressor.compress(data)

@@ -78,16 +78,23 @@ class Context(Generic[S]):
     job gave to `save`, after a crash or a retry.
     """
 
-    __slots__ = ("_reporter", "_stop_reason", "job", "lease", "log", "state", "stop_at")
+    __slots__ = ("_reporter", "_stop_reason", "job", "lease", "state", "stop_at")
 
     def __init__(self, lease: Lease, *, state: S, reporter: Reporter | None = None) -> None:
         self.lease: Lease = lease
         self.job: Job = lease.job
         self.state: S = state
         self.stop_at: float | None = None  # time.monotonic() at which the run must have ended
-        self.log: logging.LoggerAdapter[logging.Logger] = _JobLogger(self)
         self._reporter: Reporter = reporter or _Detached()
         self._stop_reason: Callable[[], BaseException | None] = _never
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose records carry the job's id, and go to the job's own stream too.
+
+        Made when it is asked for: kept here, it would be a cycle in memory for every job.
+        """
+        return _JobLogger(self)
 
     @property
     def attempt(self) -> int:

@@ -5,9 +5,6 @@ its `payload`. A `Status` holds the broker's own small columns and changes only 
 of `lifecycle.py`.
 """
 
-import os
-import threading
-import time
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
@@ -186,56 +183,9 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     crashes: int = 0
     snoozes: int = 0
     saved: bytes | None = None
+    seq: int = 0  # where a store finds the job without a search; 0 where it has no such place
 
     @property
     def suspect(self) -> bool:
         """It may kill its worker, so it must be the only job its worker holds."""
         return self.crashes >= SUSPECT_CRASHES
-
-
-class _IdSource:
-    """UUIDv7 (RFC 9562 §5.7): 48 bits of Unix ms, a counter in `rand_a`, then 62 random bits.
-
-    Ids made by one process are strictly increasing, which keeps a store's index append-only.
-    Entropy is drawn in blocks: one `os.urandom` call per 512 ids.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._ms = 0
-        self._counter = 0
-        self._entropy = b""
-        self._pos = 0
-
-    def next(self) -> str:
-        with self._lock:
-            now_ms = time.time_ns() // 1_000_000
-            if now_ms > self._ms:
-                self._ms, self._counter = now_ms, 0
-            elif self._counter < 0xFFF:
-                self._counter += 1
-            else:  # 4,096 ids in one millisecond: borrow the next one
-                self._ms, self._counter = self._ms + 1, 0
-            if self._pos >= len(self._entropy):
-                self._entropy, self._pos = os.urandom(4096), 0
-            tail = self._entropy[self._pos : self._pos + 8].hex()
-            self._pos += 8
-            head = f"{self._ms:012x}"
-            variant = "89ab"[int(tail[0], 16) & 3]
-            return f"{head[:8]}-{head[8:]}-7{self._counter:03x}-{variant}{tail[1:4]}-{tail[4:]}"
-
-
-_ids = _IdSource()
-
-
-def _forget_entropy() -> None:
-    global _ids  # noqa: PLW0603 - a forked child must not repeat its parent's ids
-    _ids = _IdSource()
-
-
-os.register_at_fork(after_in_child=_forget_entropy)
-
-
-def new_id() -> str:
-    """A new UUIDv7 as text, greater than every id this process made before."""
-    return _ids.next()

@@ -73,6 +73,8 @@ class Event(StrEnum):
     REOPEN = "reopen"  # an operator retries the parent whose failure cancelled it
     EDIT = "edit"  # a waiting job's words, its time among them
 
+    __hash__ = str.__hash__  # as in `State`
+
 
 TRANSITIONS: Final[Mapping[Event, Mapping[State, frozenset[State]]]] = {
     Event.UNBLOCK: {PENDING: frozenset({SCHEDULED, AVAILABLE})},
@@ -103,12 +105,19 @@ def _copy(status: Status) -> Status:
     return status.__copy__()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType]
 
 
-def _move(status: Status, event: Event, to: State, **changes: object) -> Status:
-    """The next status; a transition that the table lacks is a programmer's error."""
-    allowed = TRANSITIONS[event].get(status.state, frozenset())
-    assert to in allowed, f"{event} cannot take a job from {status.state} to {to}"
+def _step(status: Status, event: Event, to: State) -> Status:
+    """A copy in the next state; a transition that the table lacks is a programmer's error."""
+    assert to in TRANSITIONS[event].get(status.state, ()), (
+        f"{event} cannot take a job from {status.state} to {to}"
+    )
     moved = _copy(status)
     moved.state = to
+    return moved
+
+
+def _move(status: Status, event: Event, to: State, **changes: object) -> Status:
+    """The next status. Every job takes `start` and `_ack`, which use `_step` to save time."""
+    moved = _step(status, event, to)
     for name, value in changes.items():
         setattr(moved, name, value)
     return moved
@@ -124,24 +133,16 @@ def admit(
 
     Relative times become absolute. `waiting_on` is the part of its parents not yet completed.
     """
+    stamps: dict[str, int | None] = {"created_at_ms": now_ms}
     at_ms = job.scheduled_at_ms
     if job.delay_ms:
         at_ms = now_ms + job.delay_ms
-    expires_ms, deadline_ms = job.expires_at_ms, job.deadline_at_ms
+        stamps |= {"delay_ms": 0, "scheduled_at_ms": at_ms}
     if job.expires_after_ms is not None:
-        expires_ms = now_ms + job.expires_after_ms
+        stamps |= {"expires_after_ms": None, "expires_at_ms": now_ms + job.expires_after_ms}
     if job.deadline_after_ms is not None:
-        deadline_ms = now_ms + job.deadline_after_ms
-    stamped = msgspec.structs.replace(
-        job,
-        created_at_ms=now_ms,
-        delay_ms=0,
-        scheduled_at_ms=at_ms,
-        expires_after_ms=None,
-        expires_at_ms=expires_ms,
-        deadline_after_ms=None,
-        deadline_at_ms=deadline_ms,
-    )
+        stamps |= {"deadline_after_ms": None, "deadline_at_ms": now_ms + job.deadline_after_ms}
+    stamped = msgspec.structs.replace(job, **stamps)
     due_ms = now_ms if at_ms is None or at_ms < now_ms else at_ms
     ready = SCHEDULED if due_ms > now_ms else AVAILABLE
     state = PENDING if waiting_on else ready
@@ -197,17 +198,14 @@ def overdue(job: Job, *, now_ms: int) -> str | None:
 
 def start(status: Status, *, worker: str, token: int, lease_until_ms: int, now_ms: int) -> Status:
     """An available job handed to `worker` under `token`: the attempt is counted."""
-    return _move(
-        status,
-        Event.RESERVE,
-        RUNNING,
-        attempt=status.attempt + 1,
-        token=token,
-        lease_until_ms=lease_until_ms,
-        worker=worker,
-        started_at_ms=now_ms,
-        reason=None,
-    )
+    started = _step(status, Event.RESERVE, RUNNING)
+    started.attempt += 1
+    started.token = token
+    started.lease_until_ms = lease_until_ms
+    started.worker = worker
+    started.started_at_ms = now_ms
+    started.reason = None
+    return started
 
 
 def lease(job: Job, status: Status) -> Lease:
@@ -220,6 +218,7 @@ def lease(job: Job, status: Status) -> Lease:
         crashes=len(status.crashes),
         snoozes=status.snoozes,
         saved=status.saved,
+        seq=status.seq,
     )
 
 
@@ -249,15 +248,12 @@ def settle(status: Status, outcome: Outcome, *, now_ms: int) -> Status:
 
 
 def _ack(status: Status, outcome: Any, now_ms: int) -> Status:
-    return _move(
-        status,
-        Event.ACK,
-        COMPLETED,
-        finished_at_ms=now_ms,
-        result=outcome.result,
-        result_codec=outcome.result_codec,
-        saved=None,
-    )
+    completed = _step(status, Event.ACK, COMPLETED)
+    completed.finished_at_ms = now_ms
+    completed.result = outcome.result
+    completed.result_codec = outcome.result_codec
+    completed.saved = None
+    return completed
 
 
 def _retry(status: Status, outcome: Any, now_ms: int) -> Status:

@@ -6,20 +6,24 @@ whether the jobs were stored, and `EnqueueUnknown` says so.
 """
 
 import asyncio
-import random
-import time
 from collections.abc import Callable, Sequence
 
+from ropeway import crash
 from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Enqueued, JobStore
 from ropeway.errors import BrokerError, Disconnected, Duplicate, EnqueueUnknown
-from ropeway.job import Job, new_id
+from ropeway.job import Job
+from ropeway.runtime import SYSTEM, Runtime
 
 _FIRST_WAIT_S = 0.05
 _WAIT_MAX_S = 2.0
 
 
 async def submit(
-    store: JobStore, jobs: Sequence[Job], *, still_open: Callable[[], object] | None = None
+    store: JobStore,
+    jobs: Sequence[Job],
+    *,
+    still_open: Callable[[], object] | None = None,
+    runtime: Runtime = SYSTEM,
 ) -> list[Enqueued]:
     """Enqueue jobs; one round trip for up to `batch_max` of them, each of which is one atomic step.
 
@@ -29,6 +33,7 @@ async def submit(
         store: an open broker.
         jobs: with ids of their own, which stay the same when a call is sent again.
         still_open: asked before each resend; it raises when the caller has closed the broker.
+        runtime: where the call's id, the minute and the jitter come from.
 
     Returns:
         The answers by position.
@@ -43,37 +48,42 @@ async def submit(
     """
     size = store.capabilities.batch_max
     if len(jobs) <= size:
-        answers = await _resending(store, jobs, still_open)
+        answers = await _resending(store, jobs, still_open, runtime)
     else:
         for job in jobs:
             store.capabilities.refuse(job)
         answers: list[Enqueued] = []
         for start in range(0, len(jobs), size):
-            answers += await _resending(store, jobs[start : start + size], still_open)
+            answers += await _resending(store, jobs[start : start + size], still_open, runtime)
     _raise_refusals(jobs, answers)
     return answers
 
 
 async def _resending(
-    store: JobStore, jobs: Sequence[Job], still_open: Callable[[], object] | None
+    store: JobStore,
+    jobs: Sequence[Job],
+    still_open: Callable[[], object] | None,
+    runtime: Runtime,
 ) -> list[Enqueued]:
     """One call of `enqueue`, sent again under the same id while its answers are remembered."""
-    call_id = new_id()
-    give_up_at = time.monotonic() + CALLS_KEPT_MS / 1000
+    call_id = runtime.new_id()
+    now_ms = runtime.clock.mono_ms
+    give_up_at_ms = now_ms() + CALLS_KEPT_MS
     wait_s = _FIRST_WAIT_S
+    crash.point("producer.sending")
     while True:
         try:
             return await store.enqueue(jobs, call_id=call_id)
         except Disconnected as error:
-            left_s = give_up_at - time.monotonic() - wait_s
-            if left_s <= 0:
+            left_ms = give_up_at_ms - now_ms() - wait_s * 1000
+            if left_ms <= 0:
                 raise EnqueueUnknown(
                     f"the broker was away for {CALLS_KEPT_MS // 1000} s ({error}): whether the "
                     f"{len(jobs)} job(s) were stored is not known. Enqueue them again with the "
                     f"same ids, the first of which is {jobs[0].id}"
                 ) from error
         # Full jitter, so that many producers do not come back in step.
-        await asyncio.sleep(random.uniform(0, wait_s))  # noqa: S311 - spreads load, hides nothing
+        await asyncio.sleep(runtime.random.uniform(0, wait_s))
         wait_s = min(wait_s * 2, _WAIT_MAX_S)
         if still_open is not None:
             still_open()

@@ -16,8 +16,9 @@ from ropeway.context import CURRENT, Context
 from ropeway.definition import Definition
 from ropeway.errors import ConfigError
 from ropeway.handle import Handle, Link, any_type
-from ropeway.job import Job, JobRef, Lease, UniqueKey, new_id
+from ropeway.job import Job, JobRef, Lease, UniqueKey
 from ropeway.options import Changes, JobOptions, as_name, as_ref, job_changes
+from ropeway.runtime import new_id
 from ropeway.submit import submit
 from ropeway.unique import Unique
 

@@ -20,11 +20,21 @@ class Shares:
                 raise ConfigError(f"queue {queue!r}: weight {weight} is too small; give 1 or more")
         self._weights = dict(weights)
         self._credits = dict.fromkeys(weights, 0)
+        self._first: str | None = None
+
+    def favour(self, queue: str | None) -> None:
+        """Deal to this queue first from now on; None: in the order given.
+
+        Who is dealt a place and may take it only with empty hands would else wait for ever behind
+        a queue that always has something.
+        """
+        self._first = queue
 
     def deal(self, places: int, *, exhausted: frozenset[str] = frozenset()) -> dict[str, int]:
         """How many of `places` each queue gets, leaving out the exhausted ones."""
         weights = {q: w for q, w in self._weights.items() if q not in exhausted}
-        dealt = dict.fromkeys(weights, 0)
+        order = sorted(weights, key=lambda queue: queue != self._first)
+        dealt = dict.fromkeys(order, 0)
         if not weights:
             return dealt
         total = sum(weights.values())

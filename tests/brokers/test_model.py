@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from ropeway.broker import JobStore
 from ropeway.brokers.sqlite import SQLiteBroker
-from ropeway.job import new_id
+from ropeway.runtime import new_id
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.model import machine_for
 

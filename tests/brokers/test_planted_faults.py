@@ -50,6 +50,13 @@ def free_at_the_end(key: Callable[..., Any]) -> Callable[..., Any]:
     return released_early
 
 
+def free_while_running(key: Callable[..., Any]) -> Callable[..., Any]:
+    def released_early(self: Any, job: Any, state: State, *, seq: int) -> Any:
+        return (None, None) if state is State.RUNNING else key(self, job, state, seq=seq)
+
+    return released_early
+
+
 FAULTS = {
     "the token is ignored": Fault(
         "SettleFenceContract",
@@ -98,6 +105,12 @@ FAULTS = {
     ),
     "leases never expire": Fault(
         "MaintainContract", "maintain", "_EXPIRED", text("lease_until_ms <= ?", "0 > ?")
+    ),
+    "leases are taken back before they end": Fault(
+        "MaintainContract", "maintain", "_EXPIRED", text("<= ?", "<= ? + 5000")
+    ),
+    "a unique key is free while its job runs": Fault(
+        "UniqueContract", "step", "Step._key", free_while_running
     ),
     "an extend is not written": Fault(
         "ExtendContract", "settle", "_PROLONG", text("lease_until_ms = ?2", "flags = flags + 0*?2")

@@ -160,7 +160,8 @@ CHILD = """
 import asyncio, sys
 from ropeway.broker import Signal
 from ropeway.brokers.sqlite import SQLiteBroker
-from ropeway.job import Job, new_id
+from ropeway.job import Job
+from ropeway.runtime import new_id
 from ropeway.outcome import Ack
 
 async def hammer(path, count):

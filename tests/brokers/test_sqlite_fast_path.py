@@ -14,8 +14,9 @@ import pytest
 from ropeway import lifecycle
 from ropeway.broker import Beat, EnqueueAnswer, Filter
 from ropeway.brokers.sqlite import SQLiteBroker
-from ropeway.job import Job, JobRecord, Lease, State, Status, UniqueKey, new_id
+from ropeway.job import Job, JobRecord, Lease, State, Status, UniqueKey
 from ropeway.outcome import Ack, Outcome, Release, Retry, Settled
+from ropeway.runtime import new_id
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.steps import LEASE_MS, WORKER, make_job, record_of, take
 

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from ropeway import verdict
@@ -22,6 +23,10 @@ def pid(word: str) -> tuple[str, int]:
 
 async def async_pid() -> int:
     return os.getpid()
+
+
+def touch(path: str) -> None:
+    Path(path).touch()
 
 
 def fail(code: int) -> None:

@@ -358,6 +358,31 @@ async def test_a_suspect_runs_alone(bench: Bench) -> None:
     assert max(together) == 1
 
 
+@pytest.mark.parametrize("ended", [State.AVAILABLE, State.CANCELLED])
+async def test_a_suspect_that_waits_to_be_alone_sees_a_pause_and_a_cancel(
+    bench: Bench, ended: State
+) -> None:
+    held = hold(bench)
+    ref = await bench.put("hold")
+    for _ in range(2):  # two workers die with it
+        await bench.broker.reserve(["default"], worker="w", limit=1, lease_ms=1_000)
+        await bench.broker.abandon(["w"])
+    await bench.broker.pause("default")
+    first = await bench.put("hold", queue="other")
+    async with bench.working(queues=("other", "default"), concurrency=4):
+        await until(lambda: held.started == 1)
+        await bench.broker.resume("default")
+        await bench.reaches(ref, State.RUNNING)
+        if ended is State.CANCELLED:
+            await bench.broker.act([CancelJob(ref=ref)])
+        else:
+            await bench.broker.pause("default")
+        await bench.reaches(ref, ended)
+        assert held.started == 1
+        held.go.set()
+        await bench.reaches(first, State.COMPLETED)
+
+
 # -- the end -------------------------------------------------------------------------------------
 
 

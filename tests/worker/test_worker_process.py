@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from worker_bench import Bench, until
 
-from ropeway.clock import SYSTEM_CLOCK
 from ropeway.errors import ConfigError
+from ropeway.runtime import SYSTEM
 from ropeway.testing.faults import FlakyBroker
 from ropeway.worker import WorkerOptions
 from ropeway.worker.options import parse_queues
-from ropeway.worker.outage import DELAY_MAX_S, backoff_s
+from ropeway.worker.outage import DELAY_MAX_S, Outage
 from ropeway.worker.process import watchdog as watchdogs
 from ropeway.worker.process.logs import HumanFormatter, JsonFormatter
 from ropeway.worker.process.watchdog import Watchdog
@@ -61,8 +61,10 @@ def test_every_worker_has_an_id_of_its_own() -> None:
 
 
 def test_the_wait_after_failures_grows_to_five_seconds() -> None:
-    assert 0.05 <= backoff_s(1) <= 0.1
-    assert all(DELAY_MAX_S / 2 <= backoff_s(n) <= DELAY_MAX_S for n in (7, 50, 10_000))
+    assert 0.05 <= Outage(SYSTEM).backoff_s(1) <= 0.1
+    assert all(
+        DELAY_MAX_S / 2 <= Outage(SYSTEM).backoff_s(n) <= DELAY_MAX_S for n in (7, 50, 10_000)
+    )
 
 
 async def ask(port: int, path: str = "/health") -> tuple[int, dict[str, Any]]:
@@ -124,7 +126,7 @@ async def test_a_blocked_loop_is_shown_with_its_stack(
 ) -> None:
     monkeypatch.setattr(watchdogs, "WARN_MS", 150)
     monkeypatch.setattr(watchdogs, "TICK_S", 0.02)
-    watchdog = Watchdog(stall_ms=300, clock=SYSTEM_CLOCK)
+    watchdog = Watchdog(stall_ms=300)
     watching = asyncio.create_task(watchdog.run())
     await asyncio.sleep(0.05)
     assert not watchdog.is_stuck()

@@ -2,8 +2,12 @@
 
 import asyncio
 import logging
+import multiprocessing
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import process_tasks
@@ -13,8 +17,10 @@ from worker_bench import Bench, until
 from ropeway import codec
 from ropeway.action import CancelJob
 from ropeway.errors import ConfigError
-from ropeway.job import State
+from ropeway.job import Job, Lease, State
 from ropeway.retry import RetryPolicy
+from ropeway.worker.handlers import child, messages
+from ropeway.worker.handlers.messages import RunJob
 
 pytestmark = pytest.mark.anyio
 
@@ -157,3 +163,37 @@ async def test_a_function_that_no_process_can_find_is_refused_at_the_start(bench
     bench.task(inner, kind="process")
     with pytest.raises(ConfigError, match="top level of a module"):
         bench.worker()
+
+
+async def test_a_process_that_has_lost_its_worker_while_starting_runs_nothing(
+    tmp_path: Path,
+) -> None:
+    # What a worker that was killed at once has left behind: a request in the pipe.
+    trace = tmp_path / "trace"
+    ours, theirs = multiprocessing.Pipe()
+    lease = Lease(
+        job=Job(id="1", task="touch", payload=codec.encode({"path": str(trace)}).data),
+        attempt=1,
+        token=1,
+        expires_at_ms=0,
+    )
+    request = RunJob(
+        module="process_tasks",
+        qualname="touch",
+        lease=lease,
+        wants_ctx=False,
+        codec="json",
+        result_max_bytes=1000,
+        stop_at=None,
+        soft_at=None,
+        log_level=logging.WARNING,
+    )
+    ours.send_bytes(messages.encode(request))
+    dead = subprocess.Popen([sys.executable, "-c", ""])  # noqa: ASYNC220
+    dead.wait()
+    spawn = multiprocessing.get_context("spawn")
+    process = spawn.Process(target=child.main, args=(theirs, dead.pid), daemon=True)
+    process.start()
+    process.join(20)
+    assert process.exitcode == 1
+    assert not trace.exists()

@@ -9,8 +9,9 @@ from typing import Any
 from ropeway import codec
 from ropeway.broker import JobStore
 from ropeway.definition import Definition
-from ropeway.job import Job, JobRecord, JobRef, State, new_id
+from ropeway.job import Job, JobRecord, JobRef, State
 from ropeway.retry import Backoff, RetryPolicy
+from ropeway.runtime import new_id
 from ropeway.signature import Parameters
 from ropeway.worker import Ended, Worker, WorkerOptions
 

@@ -13,7 +13,7 @@ from ropeway.bench.tasks import PLACE_VARIABLE
 from ropeway.connection import URL_VARIABLE
 from ropeway.errors import RopewayError
 from ropeway.worker import Worker, WorkerOptions
-from ropeway.worker.process.main import loop_factory
+from ropeway.worker.process.main import loop_factory, tune_interpreter
 
 T = TypeVar("T")
 
@@ -107,6 +107,7 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 
 
 def run_bench(work: Coroutine[Any, Any, T]) -> T:
-    """Run a bench on the event loop that `ropeway worker` has: uvloop's where it is installed."""
+    """Run a bench as `ropeway worker` runs: with its event loop and its interpreter's settings."""
+    tune_interpreter()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(work)

@@ -25,8 +25,9 @@ from ropeway.cli.output.spell import count_of
 from ropeway.cli.output.stream import emit, emit_json, emit_json_line, note
 from ropeway.cli.store import Store, open_store
 from ropeway.errors import RopewayError
-from ropeway.job import Job, OnConflict, new_id
+from ropeway.job import Job, OnConflict
 from ropeway.options import Changes, job_changes
+from ropeway.runtime import new_id
 from ropeway.submit import submit
 from ropeway.task import Site, make_job, named_key
 

@@ -7,8 +7,9 @@ import msgspec
 
 from ropeway.action import Acted, Action
 from ropeway.broker import EnqueueAnswer, Filter, JobStore
-from ropeway.job import Job, JobRecord, JobRef, Lease, State, Status, new_id
+from ropeway.job import Job, JobRecord, JobRef, Lease, State, Status
 from ropeway.outcome import Ack, Bury, Cancel, Outcome, Retry, Settled
+from ropeway.runtime import new_id
 from ropeway.testing.manual_clock import ManualClock
 
 QUEUE = "default"
@@ -126,6 +127,13 @@ async def crash(broker: JobStore, clock: ManualClock, *queues: str) -> Lease:
     clock.advance(LEASE_MS + 1)
     await broker.maintain()
     return lease
+
+
+async def restart(broker: JobStore) -> None:
+    """Close and open a durable store; another one has nothing to show for it."""
+    if broker.capabilities.durable:
+        await broker.close()
+        await broker.open()
 
 
 async def settle_time(broker: JobStore) -> None:

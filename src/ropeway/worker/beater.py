@@ -13,11 +13,13 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, cast
 
+from ropeway import crash
 from ropeway.broker import Beat, Entry, ExtendAnswer, JobStore
-from ropeway.clock import SYSTEM_CLOCK, Clock
+from ropeway.clock import Clock
 from ropeway.errors import BrokerError
-from ropeway.worker.outage import Outage, backoff_s, open_patiently
-from ropeway.worker.run import Run
+from ropeway.runtime import Runtime
+from ropeway.worker.outage import Outage, open_patiently
+from ropeway.worker.run import Run, in_order
 
 _log = logging.getLogger("ropeway.worker")
 
@@ -43,7 +45,7 @@ class Beater:
         held: set[Run],
         *,
         lease_ms: int,
-        clock: Clock,
+        runtime: Runtime,
         outage: Outage,
         deliver: Callable[[Answers], None],
         is_stuck: Callable[[], bool],
@@ -51,7 +53,8 @@ class Beater:
         self._broker = broker
         self._held = held
         self._lease_ms = lease_ms
-        self._clock = clock
+        self._clock = runtime.clock
+        self._start_thread = runtime.start_thread
         self._outage = outage
         self._deliver = deliver
         self._is_stuck = is_stuck
@@ -87,12 +90,10 @@ class Beater:
     async def in_thread(self, broker_factory: Callable[[], JobStore]) -> AsyncGenerator[None]:
         """Beat in a thread of its own, with a broker of its own, until the block ends."""
         started = threading.Event()
-        thread = threading.Thread(
-            target=lambda: asyncio.run(self._main(broker_factory, started)),
-            name="ropeway-beater",
-            daemon=True,
+        assert self._start_thread is not None, "without threads, `run` beats on the worker's loop"
+        thread = self._start_thread(
+            lambda: asyncio.run(self._main(broker_factory, started)), "ropeway-beater"
         )
-        thread.start()
         await asyncio.to_thread(started.wait)
         try:
             yield
@@ -129,11 +130,11 @@ class Beater:
                 self._wake.clear()
                 whole = self._loop.time() >= next_at_s
                 try:
-                    await self._beat(self._held.copy() if whole else self._take_urgent())
+                    await self._beat(in_order(self._held if whole else self._take_urgent()))
                 except BrokerError as error:
                     self._outage.failed("extend", error)
                     failures += 1
-                    next_at_s = self._loop.time() + min(wait_s, backoff_s(failures))
+                    next_at_s = self._loop.time() + min(wait_s, self._outage.backoff_s(failures))
                 except Exception:  # noqa: BLE001 - a bug in a broker must not end the worker
                     _log.exception("a beat failed")
                     next_at_s = self._loop.time() + wait_s
@@ -151,7 +152,7 @@ class Beater:
         self._urgent -= runs
         return runs
 
-    async def _beat(self, runs: set[Run]) -> None:
+    async def _beat(self, runs: list[Run]) -> None:
         if not runs or self._is_stuck():
             return
         now_ms = self._clock.mono_ms()
@@ -170,7 +171,7 @@ class Beater:
 
 
 async def send_reports(
-    broker: JobStore, runs: Sequence[Run], *, lease_ms: int, clock: Clock = SYSTEM_CLOCK
+    broker: JobStore, runs: Sequence[Run], *, lease_ms: int, clock: Clock
 ) -> Answers:
     """Prolong the leases of `runs`, with their progress, cursors and lines.
 
@@ -183,6 +184,7 @@ async def send_reports(
         for run, progress, save in carried
     ]
     extended = await broker.extend(beats, lease_ms=lease_ms)
+    crash.point("worker.beaten")
     answers: Answers = []
     for (run, progress, save), answer in zip(carried, extended, strict=True):
         is_lost = answer.answer is ExtendAnswer.LOST

@@ -23,18 +23,18 @@ class Deadlines:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._runs: set[Run] = set()
+        self._runs: dict[Run, None] = {}  # in the order of their starts
         self._next_ms = _NEVER
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, run: Run) -> None:
         """Begin to watch a run that has `soft_at_ms` or `hard_at_ms`."""
-        self._runs.add(run)
+        self._runs[run] = None
         self._arm(_next_limit_ms(run))
 
     def forget(self, run: Run) -> None:
         """Stop watching; a run that is not watched is fine."""
-        self._runs.discard(run)
+        self._runs.pop(run, None)
 
     def close(self) -> None:
         """Forget everything."""

@@ -7,14 +7,16 @@ worker with slow jobs fetches nothing ahead, one with fast jobs never waits for 
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
+from ropeway import crash
 from ropeway.broker import JobStore, Queues
 from ropeway.errors import BrokerError
 from ropeway.job import Lease
 from ropeway.worker.options import WorkerOptions
-from ropeway.worker.outage import Outage, backoff_s
-from ropeway.worker.run import Run, SaveQueue
+from ropeway.worker.outage import Outage
+from ropeway.worker.run import Run, SaveQueue, Stop
 from ropeway.worker.runner import Runner
 from ropeway.worker.settler import Settler
 
@@ -71,10 +73,26 @@ class Fetcher:
     def be_quiet(self) -> None:
         """Fetch no more, and hand back what has not been started."""
         self.quiet = True
-        self._runner.release_waiting(lambda _run: True)
-        while self._suspects:
-            self._runner.feed([self._suspects.popleft()])
-        self._runner.release_waiting(lambda _run: True)
+        self.release_waiting(lambda _run: True)
+
+    def release_waiting(self, unwanted: Callable[[Run], bool]) -> None:
+        """Hand back, uncounted, what has not been started and is `unwanted`."""
+        self._pass_on(unwanted)
+        self._runner.release_waiting(unwanted)
+
+    def stop(self, run: Run, reason: Stop) -> None:
+        """Stop this run, or do not begin it."""
+        self._pass_on(lambda waiting: waiting is run)
+        self._runner.stop(run, reason)
+
+    def _pass_on(self, chosen: Callable[[Run], bool]) -> None:
+        """Suspects that wait here go to the runner, which knows how to hand them back."""
+        passed = [run for run in self._suspects if chosen(run)]
+        for run in passed:
+            self._suspects.remove(run)
+        if passed:
+            self._runner.feed(passed)
+            self._changed.set()
 
     async def run(self) -> None:
         """Fetch until cancelled, or in a burst until there is nothing left."""
@@ -86,11 +104,11 @@ class Fetcher:
             except BrokerError as error:
                 self._outage.failed("reserve", error)
                 failures += 1
-                await asyncio.sleep(backoff_s(failures))
+                await asyncio.sleep(self._outage.backoff_s(failures))
             except Exception:  # noqa: BLE001 - a bug in a broker must not end the worker
                 _log.exception("fetching failed; trying again")
                 failures += 1
-                await asyncio.sleep(backoff_s(failures))
+                await asyncio.sleep(self._outage.backoff_s(failures))
             else:
                 failures = 0
 
@@ -114,6 +132,7 @@ class Fetcher:
         items = self._settler.take()
         began_ms = self._runner.now_ms()
         if items:
+            crash.point("worker.settling")
             try:
                 answers, leases = await self._broker.exchange(
                     [outcome for _, outcome in items],
@@ -125,6 +144,7 @@ class Fetcher:
             except BaseException:
                 self._settler.not_sent(items)
                 raise
+            crash.point("worker.settled")
             self._settler.answered(items, answers)
         else:
             leases = await self._broker.reserve(
@@ -136,6 +156,7 @@ class Fetcher:
             )
         self._outage.worked()
         if leases:
+            crash.point("worker.reserved")
             self._accept(leases, began_ms)
         elif options.burst and not items:
             if not self._held and not self._settler.waiting:

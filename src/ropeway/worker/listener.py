@@ -8,7 +8,7 @@ from ropeway.broker import JobStore, Signal
 from ropeway.errors import BrokerError, ConfigError
 from ropeway.worker.fetcher import Fetcher
 from ropeway.worker.options import parse_queues
-from ropeway.worker.outage import Outage, backoff_s
+from ropeway.worker.outage import Outage
 from ropeway.worker.run import Run
 from ropeway.worker.runner import Runner
 
@@ -63,11 +63,11 @@ class Listener:
             except BrokerError as error:
                 self._outage.failed("signals", error)
                 failures += 1
-                await asyncio.sleep(backoff_s(failures))
+                await asyncio.sleep(self._outage.backoff_s(failures))
             except Exception:  # noqa: BLE001 - a bug in a broker must not end the worker
                 _log.exception("listening for signals failed; trying again")
                 failures += 1
-                await asyncio.sleep(backoff_s(failures))
+                await asyncio.sleep(self._outage.backoff_s(failures))
 
     def _heed(self, signal: Signal) -> None:
         match signal.kind:
@@ -75,7 +75,7 @@ class Listener:
                 for run in self._runner.named(signal.ref):
                     self._ask(run)
             case "pause":
-                self._runner.release_waiting(lambda run: run.lease.job.queue == signal.queue)
+                self._fetcher.release_waiting(lambda run: run.lease.job.queue == signal.queue)
             case "quiet":
                 _log.info("quiet: fetching no more jobs")
                 self._fetcher.be_quiet()

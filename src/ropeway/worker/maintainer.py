@@ -10,7 +10,7 @@ from typing import Final
 
 from ropeway.broker import JobStore, WorkerInfo
 from ropeway.errors import BrokerError
-from ropeway.worker.outage import Outage, backoff_s
+from ropeway.worker.outage import Outage
 
 _log = logging.getLogger("ropeway.worker")
 
@@ -30,11 +30,11 @@ async def maintain(broker: JobStore, outage: Outage) -> None:
         except BrokerError as error:
             outage.failed("maintain", error)
             failures += 1
-            await asyncio.sleep(backoff_s(failures))
+            await asyncio.sleep(outage.backoff_s(failures))
         except Exception:  # noqa: BLE001 - a bug in a broker must not end the worker
             _log.exception("maintenance failed; trying again")
             failures += 1
-            await asyncio.sleep(backoff_s(failures))
+            await asyncio.sleep(outage.backoff_s(failures))
         else:
             failures = 0
             next_s = SLEEP_MAX_S if done.next_ms is None else done.next_ms / 1000

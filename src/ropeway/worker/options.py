@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
 from ropeway.broker import Queues
 from ropeway.errors import ConfigError
+from ropeway.runtime import new_id
 from ropeway.worker.process.exits import ID_VARIABLE
 
 LEASE_MIN_MS: Final = 100
@@ -16,7 +16,7 @@ LEASE_MIN_MS: Final = 100
 
 def new_worker_id() -> str:
     """The id that a supervisor chose for this process, else a new random one."""
-    return os.environ.get(ID_VARIABLE) or str(uuid4())
+    return os.environ.get(ID_VARIABLE) or new_id()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
-import random
 from typing import Final
 
 from ropeway.broker import JobStore
-from ropeway.clock import Clock
 from ropeway.errors import Disconnected
+from ropeway.runtime import Runtime
 
 _log = logging.getLogger("ropeway.worker")
 
@@ -22,8 +21,9 @@ class Outage:
     and once that it came back.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, runtime: Runtime) -> None:
+        self._clock = runtime.clock
+        self._random = runtime.random
         self.since_ms: int | None = None
 
     @property
@@ -43,11 +43,10 @@ class Outage:
             _log.info("the broker works again after %.1f s", self.lasting_ms / 1000)
             self.since_ms = None
 
-
-def backoff_s(failures: int) -> float:
-    """The wait after that many failures in a row: doubling from 0.1 s to 5 s, 50 % jitter."""
-    bounded = min(DELAY_MAX_S, DELAY_MIN_S * 2 ** min(failures - 1, 10))
-    return bounded * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
+    def backoff_s(self, failures: int) -> float:
+        """The wait after that many failures in a row: doubling from 0.1 s to 5 s, 50 % jitter."""
+        bounded = min(DELAY_MAX_S, DELAY_MIN_S * 2 ** min(failures - 1, 10))
+        return bounded * self._random.uniform(0.5, 1.0)
 
 
 async def open_patiently(broker: JobStore, outage: Outage) -> None:
@@ -63,7 +62,7 @@ async def open_patiently(broker: JobStore, outage: Outage) -> None:
         except Disconnected as error:
             outage.failed("open", error)
             failures += 1
-            await asyncio.sleep(backoff_s(failures))
+            await asyncio.sleep(outage.backoff_s(failures))
         else:
             outage.worked()
             return

@@ -100,11 +100,6 @@ class Run:
         return {"job_id": self.lease.job.id, "task": self.lease.job.task}
 
     @property
-    def has_reports(self) -> bool:
-        """Whether the handler has said something that the broker does not have yet."""
-        return self.pending_progress is not None or bool(self.lines)
-
-    @property
     def is_stopping(self) -> bool:
         """Whether the run was told to end (a soft limit only asks)."""
         return self.reason is not None and not isinstance(self.reason, SoftTimeout)
@@ -160,3 +155,8 @@ class Run:
         if done.cancelled():
             raise self.reason or LeaseLost("the lease was lost before the cursor was saved")
         done.result()
+
+
+def in_order(runs: set[Run]) -> list[Run]:
+    """The runs, the longest held first: a set of them has another order in each process."""
+    return sorted(runs.copy(), key=lambda run: (run.lease.token, run.lease.job.id))

@@ -8,15 +8,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from time import monotonic
 from typing import Any, Final, cast
 
-from ropeway.clock import Clock
 from ropeway.definition import Definition
 from ropeway.job import JobRef
 from ropeway.outcome import Outcome, Release
+from ropeway.runtime import Runtime
 from ropeway.worker.handlers import ending
-from ropeway.worker.handlers.calls import Calls
+from ropeway.worker.handlers.calls import Calls, Rest
 from ropeway.worker.run import Run, ShuttingDown, Stop
 from ropeway.worker.settler import Settler
 
@@ -24,7 +23,7 @@ _log = logging.getLogger("ropeway.worker")
 
 SLOT_NAME: Final = "ropeway-slot"
 CLOSE_S: Final = 1.0
-TURN_S: Final = 0.005
+TURN_MS: Final = 5
 """How long a slot runs handlers that never wait before it lets the rest of the loop run."""
 
 
@@ -45,15 +44,15 @@ class Runner:
         *,
         concurrency: int,
         state: Any,
-        clock: Clock,
+        runtime: Runtime,
     ) -> None:
         self._settler = settler
-        self._calls = Calls(tasks, settler, state=state, clock=clock)
-        self.now_ms = clock.mono_ms
+        self._calls = Calls(tasks, settler, state=state, runtime=runtime)
+        self.now_ms = runtime.clock.mono_ms
         self._buffer: deque[Run] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._slots: set[asyncio.Task[None]] = set()
-        self._running: set[Run] = set()
+        self._slots: dict[asyncio.Task[None], None] = {}  # this and the next: in order
+        self._running: dict[Run, None] = {}
         self.concurrency = concurrency
         self.ended = 0
         self.on_room: Callable[[], None] | None = None
@@ -132,49 +131,76 @@ class Runner:
             wanted -= _finish(self._idle.popleft())
         for _ in range(min(wanted, self.concurrency - len(self._slots))):
             slot = asyncio.create_task(self._slot(), name=SLOT_NAME)
-            self._slots.add(slot)
+            self._slots[slot] = None
 
     async def _slot(self) -> None:
         me = cast("asyncio.Task[None]", asyncio.current_task())
-        turn_until = monotonic() + TURN_S
+        now_ms = self.now_ms()
+        turn_until_ms = now_ms + TURN_MS
         try:
             while len(self._slots) <= self.concurrency:
                 if not self._buffer:
                     idle = asyncio.get_running_loop().create_future()
                     self._idle.append(idle)
                     await idle
-                    turn_until = monotonic() + TURN_S
+                    turn_until_ms = (now_ms := self.now_ms()) + TURN_MS
                     continue
-                await self._serve(self._buffer.popleft(), me)
-                if monotonic() >= turn_until:
+                run = self._buffer.popleft()
+                if run.fence_at_ms > now_ms:
+                    rest = self._begin(run)
+                    if rest is not None:
+                        await self._go_on(run, rest, me)
+                else:  # this process stood still: somebody else may run the job by now
+                    self._settler.put(run, Release(lease=run.lease))
+                if self.on_room is not None and len(self._buffer) <= self.room_at:
+                    self.on_room()
+                now_ms = self.now_ms()
+                if now_ms >= turn_until_ms:
                     await asyncio.sleep(0)
-                    turn_until = monotonic() + TURN_S
+                    turn_until_ms = (now_ms := self.now_ms()) + TURN_MS
         finally:
-            self._slots.discard(me)
+            self._slots.pop(me, None)
 
-    async def _serve(self, run: Run, slot: "asyncio.Task[None]") -> None:
-        self._running.add(run)
+    def _begin(self, run: Run) -> Rest | None:
+        """Begin a run; what is left of it if it has to wait for something."""
+        self._running[run] = None
         try:
             outcome = self._calls.begin(run)
-            if callable(outcome):  # it waits for something: let others begin meanwhile
-                if self._buffer:
-                    self._wake(len(self._buffer))
-                outcome = await outcome(slot)
         except Exception:  # noqa: BLE001 - nor may a bug of our own end the worker
-            _log.exception("the worker itself failed", extra=run.label)
-            outcome = ending.of_own_fault(run.lease)
-        finally:
-            self._running.discard(run)
+            outcome = _of_own_fault(run)
+        if callable(outcome):
+            return outcome
+        self._end(run, outcome)
+        return None
+
+    async def _go_on(self, run: Run, rest: Rest, slot: "asyncio.Task[None]") -> None:
+        """Wait for the rest of a run, and let others begin meanwhile."""
+        if self._buffer:
+            self._wake(len(self._buffer))
+        try:
+            outcome = await rest(slot)
+        except Exception:  # noqa: BLE001 - see `_begin`
+            outcome = _of_own_fault(run)
+        except BaseException:
+            self._running.pop(run, None)
+            raise
+        self._end(run, outcome)
+
+    def _end(self, run: Run, outcome: Outcome | None) -> None:
+        del self._running[run]
         self.ended += 1
         self._settle(run, outcome)
-        if self.on_room is not None and len(self._buffer) <= self.room_at:
-            self.on_room()
 
     def _settle(self, run: Run, outcome: Outcome | None) -> None:
         if outcome is None:
             self._settler.drop(run)
         else:
             self._settler.put(run, outcome)
+
+
+def _of_own_fault(run: Run) -> Outcome:
+    _log.exception("the worker itself failed", extra=run.label)
+    return ending.of_own_fault(run.lease)
 
 
 def _finish(idle: "asyncio.Future[None]") -> bool:

@@ -9,13 +9,14 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from ropeway import crash
 from ropeway.broker import JobStore
-from ropeway.clock import Clock
 from ropeway.errors import BrokerError
 from ropeway.outcome import Ack, Bury, Outcome, Release, Retry, Settled
+from ropeway.runtime import Runtime
 from ropeway.worker.beater import send_reports
 from ropeway.worker.handlers.ending import failure_of
-from ropeway.worker.outage import Outage, backoff_s
+from ropeway.worker.outage import Outage
 from ropeway.worker.run import Run
 
 _log = logging.getLogger("ropeway.worker")
@@ -35,13 +36,14 @@ class Settler:
     """
 
     def __init__(
-        self, broker: JobStore, held: set[Run], *, lease_ms: int, outage: Outage, clock: Clock
+        self, broker: JobStore, held: set[Run], *, lease_ms: int, outage: Outage, runtime: Runtime
     ) -> None:
         self._broker = broker
         self._held = held
         self._lease_ms = lease_ms
         self._outage = outage
-        self._clock = clock
+        self._runtime = runtime
+        self._clock = runtime.clock
         self._items: list[Item] = []
         self._talkative: list[Item] = []  # their reports go out first, so not by `exchange`
         self._wake = asyncio.Event()
@@ -58,7 +60,8 @@ class Settler:
 
     def put(self, run: Run, outcome: Outcome) -> None:
         """Settle this soon."""
-        (self._talkative if run.has_reports else self._items).append((run, outcome))
+        is_talkative = run.pending_progress is not None or run.lines
+        (self._talkative if is_talkative else self._items).append((run, outcome))
         self._wake.set()
 
     async def put_and_wait(self, run: Run, outcome: Outcome) -> Settled:
@@ -118,7 +121,7 @@ class Settler:
                 self._outage.failed("settle", error)
                 failures += 1
                 self._wake.set()
-                await asyncio.sleep(backoff_s(failures))
+                await asyncio.sleep(self._outage.backoff_s(failures))
             else:
                 failures = 0
 
@@ -136,11 +139,14 @@ class Settler:
                 self._in_flight += len(talkative)
                 runs = [run for run, _ in talkative]
                 try:
-                    await send_reports(self._broker, runs, lease_ms=self._lease_ms)
+                    await send_reports(
+                        self._broker, runs, lease_ms=self._lease_ms, clock=self._clock
+                    )
                 finally:  # only now: the fetcher's exchange would settle them before their reports
                     self._in_flight -= len(talkative)
                     self._items.extend(talkative)
             items = self.take()
+            crash.point("worker.settling")
             try:
                 answers = await self._broker.settle([outcome for _, outcome in items])
             except BrokerError:
@@ -151,6 +157,7 @@ class Settler:
                 _log.exception("the broker refused %d outcomes; settling one by one", len(items))
                 await self._one_by_one(items)
             else:
+                crash.point("worker.settled")
                 self._outage.worked()
                 self.answered(items, answers)
 
@@ -170,7 +177,7 @@ class Settler:
                 if isinstance(outcome, Bury | Release):
                     self.drop(run)  # nothing milder is left: its lease expires
                 else:
-                    failure = failure_of(run.lease, error)
+                    failure = failure_of(run.lease, error, runtime=self._runtime)
                     self.put(run, Bury(lease=run.lease, failure=failure, reason="bad outcome"))
             else:
                 self.answered([(run, outcome)], answers)

@@ -16,9 +16,9 @@ from enum import StrEnum
 from typing import Any, Final, Literal
 
 from ropeway.broker import ExtendAnswer, JobStore, WorkerInfo
-from ropeway.clock import SYSTEM_CLOCK, Clock
 from ropeway.definition import Definition
 from ropeway.errors import BrokerError
+from ropeway.runtime import SYSTEM, Runtime
 from ropeway.worker.beater import Answers, Beater
 from ropeway.worker.fetcher import Fetcher
 from ropeway.worker.handlers.processes import check_reachable
@@ -28,7 +28,7 @@ from ropeway.worker.options import WorkerOptions
 from ropeway.worker.outage import Outage, open_patiently
 from ropeway.worker.process import health
 from ropeway.worker.process.watchdog import Watchdog
-from ropeway.worker.run import CancelRequested, LeaseLost, LeaseUnsure, Run
+from ropeway.worker.run import CancelRequested, LeaseLost, LeaseUnsure, Run, in_order
 from ropeway.worker.runner import Runner
 from ropeway.worker.settler import Settler
 
@@ -73,7 +73,7 @@ class Worker:
         broker_factory: makes another broker on the same store. With it, leases are prolonged
             from a thread of their own; without it, and where a store cannot be shared (memory),
             on the worker's loop.
-        clock: the worker's own time, for leases, limits and rates.
+        runtime: the worker's own time, for leases, limits and rates; chance; threads.
 
     Guarantees:
         No error of a handler and no outage of the broker ends the worker. Every job that was
@@ -93,7 +93,7 @@ class Worker:
         options: WorkerOptions | None = None,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
         broker_factory: Callable[[], JobStore] | None = None,
-        clock: Clock = SYSTEM_CLOCK,
+        runtime: Runtime = SYSTEM,
     ) -> None:
         check_reachable(tasks)
         for task in tasks.values():
@@ -103,8 +103,9 @@ class Worker:
         self._options = options or WorkerOptions()
         self._lifespan = lifespan
         self._broker_factory = broker_factory
-        self._clock = clock
-        self._outage = Outage(clock)
+        self._runtime = runtime
+        self._clock = clock = runtime.clock
+        self._outage = Outage(runtime)
         self._held: set[Run] = set()
         self._state: Literal["running", "quiet", "stopping"] = "running"
         self._ended = Ended.STOPPED
@@ -208,7 +209,11 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def _beating(self, roles: "_Roles") -> AsyncGenerator[None]:
-        if self._broker_factory is not None and self._broker.capabilities.shared:
+        if (
+            self._broker_factory is not None
+            and self._broker.capabilities.shared
+            and self._runtime.start_thread is not None
+        ):
             async with roles.beater.in_thread(self._broker_factory):
                 yield
             return
@@ -246,9 +251,9 @@ class Worker:
         runner, options = roles.runner, self._options
         now_ms = self._clock.mono_ms()
         soon_ms, stale_ms = now_ms + options.lease_ms // 10, now_ms - options.beat_ms
-        for run in [run for run in self._held if run.fence_at_ms <= soon_ms]:
+        for run in in_order({run for run in self._held if run.fence_at_ms <= soon_ms}):
             if not run.is_stopping:
-                runner.stop(run, LeaseUnsure("the lease could not be prolonged in time"))
+                roles.fetcher.stop(run, LeaseUnsure("the lease could not be prolonged in time"))
         runner.release_waiting(lambda run: run.reserved_at_ms < stale_ms)
         if options.max_jobs and runner.ended >= options.max_jobs:
             self._recycle(f"{runner.ended} jobs")
@@ -307,49 +312,43 @@ class Worker:
             return
         paused = {run for run, answer in answers if answer is ExtendAnswer.PAUSED}
         if paused:
-            roles.runner.release_waiting(paused.__contains__)
+            roles.fetcher.release_waiting(paused.__contains__)
         for run, answer in answers:
             if run not in self._held:
                 continue  # settled meanwhile
             if answer is ExtendAnswer.CANCEL_REQUESTED:
-                roles.runner.stop(run, CancelRequested("the job was cancelled"))
+                roles.fetcher.stop(run, CancelRequested("the job was cancelled"))
             elif answer is ExtendAnswer.LOST:
                 _log.warning("the lease was lost; the job may run elsewhere", extra=run.label)
-                roles.runner.stop(run, LeaseLost("the lease was lost"))
+                roles.fetcher.stop(run, LeaseLost("the lease was lost"))
 
     def _assemble(self, state: Any) -> "_Roles":
-        options, clock, held, outage = self._options, self._clock, self._held, self._outage
-        loop = asyncio.get_running_loop()
-        watchdog = Watchdog(stall_ms=options.stall_ms, clock=clock)
+        options, runtime, held, outage = self._options, self._runtime, self._held, self._outage
+        broker, lease_ms, loop = self._broker, options.lease_ms, asyncio.get_running_loop()
+        watchdog = Watchdog(stall_ms=options.stall_ms, runtime=runtime)
 
         def deliver(answers: Answers) -> None:
             with contextlib.suppress(RuntimeError):  # the worker's loop has just ended
                 loop.call_soon_threadsafe(self._heed, answers)
 
         beater = Beater(
-            self._broker,
+            broker,
             held,
-            lease_ms=options.lease_ms,
-            clock=clock,
+            lease_ms=lease_ms,
+            runtime=runtime,
             outage=outage,
             deliver=deliver,
             is_stuck=watchdog.is_stuck,
         )
-        settler = Settler(self._broker, held, lease_ms=options.lease_ms, outage=outage, clock=clock)
+        settler = Settler(broker, held, lease_ms=lease_ms, outage=outage, runtime=runtime)
         runner = Runner(
-            self._tasks, settler, concurrency=options.concurrency, state=state, clock=clock
+            self._tasks, settler, concurrency=options.concurrency, state=state, runtime=runtime
         )
         fetcher = Fetcher(
-            self._broker,
-            runner,
-            settler,
-            held=held,
-            saves=beater,
-            options=options,
-            outage=outage,
+            broker, runner, settler, held=held, saves=beater, options=options, outage=outage
         )
         listener = Listener(
-            self._broker,
+            broker,
             runner,
             fetcher,
             name=options.id,

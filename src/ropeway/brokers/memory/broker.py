@@ -5,7 +5,6 @@ never awaits between reading and writing, which makes each one atomic.
 """
 
 import asyncio
-import time
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
@@ -79,10 +78,11 @@ class MemoryBroker:
         self, queues: Queues, *, worker: str, limit: int, lease_ms: int, wait_ms: int = 0
     ) -> list[Lease]:
         CAPABILITIES.refuse_reserve(limit=limit, lease_ms=lease_ms)
-        until = time.monotonic() + wait_ms / 1000
+        now = asyncio.get_running_loop().time
+        until = now() + wait_ms / 1000
         while True:
             leases = reserve(self._state, queues, worker=worker, limit=limit, lease_ms=lease_ms)
-            left = until - time.monotonic()
+            left = until - now()
             if leases or left <= 0:
                 return leases
             due_ms = next_due_ms(self._state, queues)
@@ -179,7 +179,7 @@ class MemoryBroker:
         elif row.status.state in FINAL:
             future.set_result(row.record)
         else:
-            row.waiters.append(future)
+            row.waiters = [*(row.waiters or ()), future]
         return future
 
     async def append(self, entries: Sequence[Entry]) -> list[ExtendAnswer]:
@@ -187,7 +187,7 @@ class MemoryBroker:
 
     async def events(self, ref: JobRef, *, after: int = 0, limit: int = 1000) -> list[JobEvent]:
         row = self._state.table.find(ref)
-        events = row.events if row is not None else ()
+        events = (row.events if row is not None else None) or ()
         return list(islice((event for event in events if event.seq > after), limit))
 
     async def send(self, signal: Signal) -> None:
@@ -196,10 +196,11 @@ class MemoryBroker:
     async def signals(self, *, after: int | None, wait_ms: int = 0) -> list[Signal]:
         if after is None:
             return self._state.recent_signals()[-1:]
-        until = time.monotonic() + wait_ms / 1000
+        now = asyncio.get_running_loop().time
+        until = now() + wait_ms / 1000
         while True:
             found = [s for s in self._state.recent_signals() if s.seq > after]
-            left = until - time.monotonic()
+            left = until - now()
             if found or left <= 0:
                 return found
             await self._state.sleep(left)

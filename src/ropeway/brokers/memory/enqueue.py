@@ -1,6 +1,7 @@
 """Enqueueing into the memory broker."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from ropeway import lifecycle
 from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Enqueued
@@ -10,21 +11,30 @@ from ropeway.errors import IdConflict
 from ropeway.job import Job, JobRef
 from ropeway.job import State as JobState
 
+_NONE: Final = frozenset[str]()
+
 
 def enqueue(state: State, jobs: Sequence[Job], *, call_id: str | None) -> list[Enqueued]:
     """See `Broker.enqueue`."""
     now_ms = state.wall.now_ms()
+    _forget_calls(state, now_ms)
     if call_id is not None and call_id in state.calls:
-        called_ms, answers = state.calls[call_id]
-        if now_ms - called_ms <= CALLS_KEPT_MS:
-            return answers
-        del state.calls[call_id]
+        return state.calls[call_id][1]
     _refuse(state, jobs)
     answers = [_enqueue_one(state, job, now_ms) for job in jobs]
     if call_id is not None:
         state.calls[call_id] = (now_ms, answers)
     state.wake()
     return answers
+
+
+def _forget_calls(state: State, now_ms: int) -> None:
+    """Drop the answers of calls that nobody may repeat any more; the oldest come first."""
+    while state.calls:
+        call_id, (called_ms, _) = next(iter(state.calls.items()))
+        if now_ms - called_ms <= CALLS_KEPT_MS:
+            return
+        del state.calls[call_id]
 
 
 def enqueue_then(state: State, jobs: Sequence[Job], now_ms: int) -> None:
@@ -36,10 +46,12 @@ def enqueue_then(state: State, jobs: Sequence[Job], now_ms: int) -> None:
 def _refuse(state: State, jobs: Sequence[Job]) -> None:
     """Raise before anything is written."""
     CAPABILITIES.refuse_all(jobs)
-    met: dict[JobRef, Job] = {}
+    met: dict[tuple[str, str], Job] = {}
     for job in jobs:
-        row = state.table.find(job.ref)
-        known = met.setdefault(job.ref, row.job if row is not None else job)
+        row = state.table.at(job.id, job.queue)
+        known = row.job if row is not None else met.setdefault((job.id, job.queue), job)
+        if known is job:
+            continue
         if known.task != job.task or known.payload != job.payload:
             raise IdConflict(
                 f"job id {job.id!r} is taken in queue {job.queue!r} by another job (task "
@@ -49,7 +61,7 @@ def _refuse(state: State, jobs: Sequence[Job]) -> None:
 
 def _enqueue_one(state: State, job: Job, now_ms: int) -> Enqueued:
     table = state.table
-    if table.find(job.ref) is not None:
+    if table.at(job.id, job.queue) is not None:
         return Enqueued(EnqueueAnswer.DUPLICATE_ID, job.id, job.queue)
     if job.unique is not None:
         holder = table.holder(job.queue, job.unique.key, now_ms=now_ms)
@@ -60,7 +72,9 @@ def _enqueue_one(state: State, job: Job, now_ms: int) -> Enqueued:
             answer = EnqueueAnswer.REPLACED if replaced else EnqueueAnswer.DUPLICATE_KEY
             return Enqueued(answer, holder.job.id, job.queue)
     state.seq += 1
-    waiting_on = frozenset(p for p in job.parents if not operate.completed(table, p))
+    waiting_on = _NONE
+    if job.parents:
+        waiting_on = frozenset(p for p in job.parents if not operate.completed(table, p))
     stamped, status = lifecycle.admit(job, seq=state.seq, now_ms=now_ms, waiting_on=waiting_on)
     table.add(stamped, status, now_ms=now_ms)
     for parent_id in waiting_on:

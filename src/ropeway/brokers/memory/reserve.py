@@ -20,6 +20,7 @@ class _Call:
         self.now_ms = state.wall.now_ms()
         self.lease_until_ms = state.clock.mono_ms() + lease_ms
         self.taken: list[Row] = []
+        self.passed_over: str | None = None  # the first queue whose suspect had to wait
 
     @property
     def left(self) -> int:
@@ -34,8 +35,12 @@ class _Call:
         promote(self.state, queue, 2 * self.limit, self.now_ms)
         while len(self.taken) - before < places and self.left:
             row = table.ready(queue)
-            if row is None or (self.taken and _suspect(row)):
+            if row is None:
                 break
+            if self.taken and _suspect(row):
+                self.passed_over = self.passed_over or queue
+                break
+            table.take_ready(queue)
             late = lifecycle.overdue(row.job, now_ms=self.now_ms)
             if late is not None:
                 status = lifecycle.bury_overdue(row.status, reason=late, now_ms=self.now_ms)
@@ -66,6 +71,8 @@ def reserve(state: State, queues: Queues, *, worker: str, limit: int, lease_ms: 
             for queue, places in dealt.items():
                 if 0 < places <= call.left and call.take(queue, places) < places:
                     exhausted.add(queue)
+        if call.passed_over is not None or (call.taken and _suspect(call.taken[0])):
+            shares.favour(call.passed_over)
     else:
         for queue in queues:
             if call.left and queue not in paused:

@@ -3,28 +3,30 @@
 import asyncio
 from collections import deque
 
+import msgspec
+
 from ropeway.broker import JobEvent
 from ropeway.job import Job, JobRecord, Status
 
 ReadyKey = tuple[int, float, int, int]  # -priority, rank, due_ms, seq: the order of reserve
 
 
-class Row:
-    """One job. `job` and `status` are replaced, never changed in place."""
+class Row(msgspec.Struct, eq=False, gc=False):
+    """One job. `job` and `status` are replaced, never changed in place.
 
-    __slots__ = (
-        "events", "events_bytes", "in_line", "job", "parents", "ready_key", "status", "waiters",
-    )  # fmt: skip
+    What most rows never need is None until then. Without `gc` the collector does not walk through
+    every waiting job; a row refers to nothing that refers to it.
+    """
 
-    def __init__(self, job: Job, status: Status) -> None:
-        self.job = job
-        self.status = status
-        self.ready_key: ReadyKey | None = None  # of its entry in the ready heap
-        self.in_line = False  # whether the heap of its ordering key has it
-        self.parents: set[str] = set()  # ids under which it stands in `Table.children`
-        self.waiters: list[asyncio.Future[JobRecord | None]] = []
-        self.events: deque[JobEvent] = deque()
-        self.events_bytes = 0
+    job: Job
+    status: Status
+    ready_key: ReadyKey | None = None  # of its entry among those that are ready
+    in_line: bool = False  # whether the heap of its ordering key has it
+    removed: bool = False
+    parents: set[str] | None = None  # ids under which it stands in `Table.children`
+    waiters: list[asyncio.Future[JobRecord | None]] | None = None
+    events: deque[JobEvent] | None = None
+    events_bytes: int = 0
 
     @property
     def record(self) -> JobRecord:

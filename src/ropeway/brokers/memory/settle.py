@@ -1,5 +1,6 @@
 """Settling, prolonging and talking under a lease of the memory broker."""
 
+from collections import deque
 from collections.abc import Sequence
 
 from ropeway import lifecycle
@@ -26,13 +27,13 @@ def settle(state: State, outcome: Outcome, now_ms: int) -> Settled:
     table, lease = state.table, outcome.lease
     row = held(state, lease)
     if row is None:
-        row = table.find(lease.job.ref)
+        row = table.at(lease.job.id, lease.job.queue)
         already = row is not None and row.status.settled_token == lease.token
         return Settled.ALREADY if already else Settled.LOST
     table.put(row, lifecycle.settle(row.status, outcome, now_ms=now_ms), now_ms=now_ms)
     if isinstance(outcome, Ack):  # its unique key is free now, its children are still waiting
-        enqueue_then(state, outcome.then, now_ms)
-    if row.status.state is JobState.COMPLETED:
+        if outcome.then:
+            enqueue_then(state, outcome.then, now_ms)
         operate.free_children(table, row, now_ms=now_ms)
     operate.drop_unretained(table, row, now_ms=now_ms)
     return Settled.OK
@@ -40,7 +41,7 @@ def settle(state: State, outcome: Outcome, now_ms: int) -> Settled:
 
 def held(state: State, lease: Lease) -> Row | None:
     """The row that `lease` is the current lease of; a stale one shows that its holder lives."""
-    row = state.table.find(lease.job.ref)
+    row = state.table.at(lease.job.id, lease.job.queue)
     if row is None:
         return None
     status = row.status
@@ -81,10 +82,11 @@ def append(state: State, entry: Entry) -> ExtendAnswer:
     if row is None:
         return ExtendAnswer.LOST
     state.event_seq += 1
-    row.events.append(
+    events = row.events = deque() if row.events is None else row.events
+    events.append(
         JobEvent(seq=state.event_seq, at_ms=entry.at_ms, kind=entry.kind, data=entry.data)
     )
     row.events_bytes += len(entry.data.encode())
-    while len(row.events) > EVENTS_KEPT or row.events_bytes > EVENTS_BYTES_KEPT:
-        row.events_bytes -= len(row.events.popleft().data.encode())
+    while len(events) > EVENTS_KEPT or row.events_bytes > EVENTS_BYTES_KEPT:
+        row.events_bytes -= len(events.popleft().data.encode())
     return ExtendAnswer.OK

@@ -34,7 +34,7 @@ class State:
         self.workers: dict[str, WorkerInfo] = {}
         self.signals: deque[tuple[int, Signal]] = deque()
         self._signal_seq = 0
-        self._sleepers: set[asyncio.Future[None]] = set()
+        self._sleepers: dict[asyncio.Future[None], None] = {}  # in the order of coming
 
     def signal(self, signal: Signal) -> None:
         """Number a signal, keep it for a minute and wake those who listen."""
@@ -60,8 +60,8 @@ class State:
     async def sleep(self, seconds: float) -> None:
         """Sleep until something changed that a waiter may care for, at most `seconds`."""
         sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sleepers.add(sleeper)
+        self._sleepers[sleeper] = None
         try:
             await asyncio.wait([sleeper], timeout=seconds)
         finally:
-            self._sleepers.discard(sleeper)
+            self._sleepers.pop(sleeper, None)

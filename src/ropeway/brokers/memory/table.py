@@ -1,18 +1,24 @@
 """The rows of the memory broker and their indexes. Synchronous; knows nothing of verbs.
 
-Every change of a row goes through `Table.put`, which keeps all indexes true. The heaps are
+Every change of a row goes through `Table.put`, which keeps all indexes true. The agendas are
 cleaned lazily: an entry counts only while it still says what its row says.
 """
 
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
-from heapq import heapify, heappop, heappush
+from typing import Any, Final
 
 from ropeway import lifecycle
+from ropeway.brokers.memory.agenda import Agenda
 from ropeway.brokers.memory.lines import Lines
 from ropeway.brokers.memory.row import ReadyKey, Row
 from ropeway.job import FINAL, WAITING, Job, JobRecord, JobRef, State, Status
+
+TimeKey = tuple[int, int]  # when, seq
+
+REMOVED_MIN: Final = 1_000
+"""So many rows are removed before the indexes are swept, however few are left."""
 
 
 class Table:
@@ -26,11 +32,12 @@ class Table:
         self._by_id: dict[str, tuple[Row, ...]] = {}
         self._by_seq: dict[int, Row] = {}
         self._seqs: list[int] = []
-        self._ready: defaultdict[str, list[tuple[ReadyKey, Row]]] = defaultdict(list)
-        self._due: defaultdict[str, list[tuple[int, int, Row]]] = defaultdict(list)
-        self._leases: list[tuple[int, int, Row]] = []
-        self._overdue: list[tuple[int, int, Row]] = []
-        self._prune: list[tuple[int, int, Row]] = []
+        self._removed = 0  # since the indexes were swept
+        self._ready: defaultdict[str, Agenda[ReadyKey]] = defaultdict(Agenda)
+        self._due: defaultdict[str, Agenda[TimeKey]] = defaultdict(Agenda)
+        self._leases: Agenda[TimeKey] = Agenda()
+        self._overdue: Agenda[TimeKey] = Agenda()
+        self._prune: Agenda[TimeKey] = Agenda()
         self._completed: defaultdict[str, deque[Row]] = defaultdict(deque)
         self._keys: dict[tuple[str, str], Row] = {}
         self._lines = Lines(self._push_ready)
@@ -39,8 +46,12 @@ class Table:
 
     def find(self, ref: JobRef) -> Row | None:
         """The row of a job; without a queue, the first one with that id."""
-        for row in self._by_id.get(ref.id, ()):
-            if ref.queue is None or row.job.queue == ref.queue:
+        return self.at(ref.id, ref.queue)
+
+    def at(self, id_: str, queue: str | None) -> Row | None:
+        """`find` without a ref, which takes longer to make than to look up."""
+        for row in self._by_id.get(id_, ()):
+            if queue is None or row.job.queue == queue:
                 return row
         return None
 
@@ -55,7 +66,8 @@ class Table:
     def add(self, job: Job, status: Status, *, now_ms: int) -> Row:
         """A new row; its id must be free in its queue."""
         row = Row(job, status)
-        self._by_id[job.id] = (*self._by_id.get(job.id, ()), row)
+        namesakes = self._by_id.get(job.id)  # in other queues
+        self._by_id[job.id] = (row,) if namesakes is None else (*namesakes, row)
         self._by_seq[status.seq] = row
         self._seqs.append(status.seq)
         for parent in job.parents:
@@ -97,26 +109,42 @@ class Table:
         else:
             del self._by_id[job.id]
         del self._by_seq[status.seq]
-        if len(self._seqs) > 2 * len(self._by_seq) + 1000:
-            self._seqs = sorted(self._by_seq)
         self.counts[job.queue][status.state] -= 1
         self._leave_key(row)
         self._lines.leave(row)
         if status.state is not State.COMPLETED and job.id in self.children:
             self.failed.append(row)
-        for parent in row.parents:
+        for parent in row.parents or ():
             self.children[parent].discard(row)
             if not self.children[parent]:
                 del self.children[parent]
         self._answer(row, None)
+        row.removed = True
+        self._removed += 1
+        if self._removed > len(self._by_seq) // 4 + REMOVED_MIN:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Drop the entries of removed rows, before they are a quarter of all.
+
+        By itself an entry goes when it comes to the top of its heap: perhaps in 90 days.
+        """
+        self._removed = 0
+        self._seqs = sorted(self._by_seq)
+        agendas: list[Agenda[Any]] = [self._leases, self._overdue, self._prune]
+        agendas += [*self._due.values(), *self._ready.values()]
+        for agenda in agendas:
+            agenda.keep(self.exists)
+        for queue, rows in self._completed.items():
+            self._completed[queue] = deque(filter(self.exists, rows))
 
     def exists(self, row: Row) -> bool:
         """Whether the row has not been removed."""
-        return self._by_seq.get(row.status.seq) is row
+        return not row.removed
 
     def adopt(self, parent_id: str, child: Row) -> None:
         """Note that `child` waits for the job `parent_id`."""
-        child.parents.add(parent_id)
+        child.parents = {*(child.parents or ()), parent_id}
         self.children[parent_id].add(child)
 
     def needed(self, row: Row) -> bool:
@@ -137,28 +165,29 @@ class Table:
             self._push_ready(row)
         elif state is State.RUNNING:
             self.running.add(row)
-            heappush(self._leases, (status.lease_until_ms, status.seq, row))
+            self._leases.push((status.lease_until_ms, status.seq), row)
             return
         elif state is State.SCHEDULED or state is State.RETRYABLE:
-            heappush(self._due[job.queue], (status.due_ms, status.seq, row))
+            self._due[job.queue].push((status.due_ms, status.seq), row)
         elif state in FINAL:
             self._finish(row)
         self.running.discard(row)
 
     def _finish(self, row: Row) -> None:
         status = row.status
-        heappush(self._prune, (lifecycle.prune_at_ms(row.job, status), status.seq, row))
+        self._prune.push((lifecycle.prune_at_ms(row.job, status), status.seq), row)
         if status.state is State.COMPLETED:
             self._completed[row.job.queue].append(row)
         else:
             self.failed.append(row)
-        self._answer(row, row.record)
+        if row.waiters:
+            self._answer(row, row.record)
 
     def _answer(self, row: Row, record: JobRecord | None) -> None:
-        for waiter in row.waiters:
+        waiters, row.waiters = row.waiters, None
+        for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(record)
-        row.waiters.clear()
 
     def _push_ready(self, row: Row) -> None:
         status = row.status
@@ -167,72 +196,62 @@ class Table:
         key = (-row.job.priority, status.rank, status.due_ms, status.seq)
         if row.ready_key != key:
             row.ready_key = key
-            heappush(self._ready[row.job.queue], (key, row))
+            self._ready[row.job.queue].push(key, row)
 
     def ready(self, queue: str) -> Row | None:
         """The job that comes next, left in its place."""
-        heap = self._ready[queue]
-        while heap:
-            key, row = heap[0]
-            if self._is_ready(key, row, queue):
+        agenda = self._ready[queue]
+        while (entry := agenda.first()) is not None:
+            key, row = entry
+            if _is_ready(key, row):
                 return row
-            self._drop_first(queue)
+            agenda.pop()
+            if row.ready_key is key:
+                row.ready_key = None
         return None
 
-    def _leave_ready(self, row: Row) -> None:
-        heap = [entry for entry in self._ready[row.job.queue] if entry[1] is not row]
-        heapify(heap)
-        self._ready[row.job.queue] = heap
+    def take_ready(self, queue: str) -> None:
+        """Take the job that `ready` has just named out of its place."""
+        _, row = self._ready[queue].pop()
         row.ready_key = None
 
-    def _is_ready(self, key: ReadyKey, row: Row, queue: str) -> bool:
-        return (
-            row.ready_key == key
-            and row.status.state is State.AVAILABLE
-            and row.status.blocked_on is None
-            and row.job.queue == queue
-            and self.exists(row)
-        )
-
-    def _drop_first(self, queue: str) -> None:
-        key, row = heappop(self._ready[queue])
-        if row.ready_key == key and row.job.queue == queue:
-            row.ready_key = None
+    def _leave_ready(self, row: Row) -> None:
+        self._ready[row.job.queue].keep(lambda other: other is not row)
+        row.ready_key = None
 
     def in_order(self, queue: str) -> list[Row]:
         """Every job that could be handed out, in the order of reserve."""
-        entries = sorted(self._ready[queue])  # a key has the seq, so rows are never compared
-        rows = [row for key, row in entries if self._is_ready(key, row, queue)]
-        return list(dict.fromkeys(rows))  # an old entry may have come true again
+        entries = sorted(self._ready[queue], key=_key_of)
+        return [row for key, row in entries if _is_ready(key, row)]
 
     def next_due(self, queue: str) -> Row | None:
         """The scheduled or retryable job of a queue that is due first."""
-        heap = self._due[queue]
-        while heap:
-            due_ms, _, row = heap[0]
+        agenda = self._due[queue]
+        while (entry := agenda.first()) is not None:
+            (due_ms, _), row = entry
             waits = row.status.state in (State.SCHEDULED, State.RETRYABLE)
             if waits and row.status.due_ms == due_ms and self._is_here(row, queue):
                 return row
-            heappop(heap)
+            agenda.pop()
         return None
 
     def _is_here(self, row: Row, queue: str) -> bool:
-        return row.job.queue == queue and self.exists(row)
+        return row.job.queue == queue and not row.removed
 
     def next_lease_end(self) -> Row | None:
         """The running job whose lease ends first."""
-        while self._leases:
-            until_ms, _, row = self._leases[0]
-            if row in self.running and row.status.lease_until_ms == until_ms:
+        while (entry := self._leases.first()) is not None:
+            (until_ms, _), row = entry
+            if row.status.state is State.RUNNING and row.status.lease_until_ms == until_ms:
                 return row
-            heappop(self._leases)
+            self._leases.pop()
         return None
 
     def pop_overdue(self, now_ms: int) -> Row | None:
         """A waiting job whose time to start has passed."""
-        while self._overdue and self._overdue[0][0] <= now_ms:
-            _, _, row = heappop(self._overdue)
-            if not self.exists(row) or lifecycle.overdue(row.job, now_ms=now_ms) is None:
+        while (entry := self._overdue.first()) is not None and entry[0][0] <= now_ms:
+            _, row = self._overdue.pop()
+            if row.removed or lifecycle.overdue(row.job, now_ms=now_ms) is None:
                 continue
             if row.status.state in WAITING:
                 return row
@@ -240,21 +259,23 @@ class Table:
 
     def _watch_overdue(self, row: Row) -> None:
         job = row.job
+        if job.expires_at_ms is None and job.deadline_at_ms is None:
+            return
         limits = [at for at in (job.expires_at_ms, job.deadline_at_ms) if at is not None]
-        if limits and row.status.state in WAITING:
-            heappush(self._overdue, (min(limits), row.status.seq, row))
+        if row.status.state in WAITING:
+            self._overdue.push((min(limits), row.status.seq), row)
 
     def pop_prunable(self, now_ms: int) -> Row | None:
         """A final row whose retention has ended and that no unfinished job needs."""
-        while self._prune and self._prune[0][0] <= now_ms:
-            prune_at_ms, _, row = heappop(self._prune)
-            if not self.exists(row) or row.status.state not in FINAL:
+        while (entry := self._prune.first()) is not None and entry[0][0] <= now_ms:
+            (prune_at_ms, _), row = self._prune.pop()
+            if row.removed or row.status.state not in FINAL:
                 continue
             if lifecycle.prune_at_ms(row.job, row.status) > now_ms:
                 continue
             if not self.needed(row):
                 return row
-            heappush(self._prune, (max(prune_at_ms, now_ms) + 1000, row.status.seq, row))
+            self._prune.push((max(prune_at_ms, now_ms) + 1000, row.status.seq), row)
         return None
 
     def pop_surplus(self, queue: str, kept: int) -> Row | None:
@@ -291,3 +312,18 @@ class Table:
         unique = row.job.unique
         if unique is not None and self._keys.get((row.job.queue, unique.key)) is row:
             del self._keys[row.job.queue, unique.key]
+
+
+def _key_of(entry: tuple[ReadyKey, Row]) -> ReadyKey:
+    return entry[0]
+
+
+def _is_ready(key: ReadyKey, row: Row) -> bool:
+    """Whether an entry still says what its row says."""
+    status = row.status
+    return (
+        row.ready_key is key
+        and status.state is State.AVAILABLE
+        and status.blocked_on is None
+        and not row.removed
+    )

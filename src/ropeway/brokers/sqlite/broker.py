@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from ropeway import crash
 from ropeway.action import Acted, Action
 from ropeway.broker import (
     WORKER_GONE_MS,
@@ -47,6 +48,7 @@ from ropeway.clock import SYSTEM_CLOCK, Clock
 from ropeway.errors import BrokerError, ConfigError, Disconnected
 from ropeway.job import FINAL, Job, JobRecord, JobRef, Lease, State
 from ropeway.outcome import Ack, Outcome, Release, Settled
+from ropeway.runtime import StartThread, start_daemon
 from ropeway.weighted import Shares
 
 Durability = Literal["full", "fast"]
@@ -62,7 +64,9 @@ _PURGE_BITE = 5_000  # rows deleted while other writers wait
 class _Opened:
     """What an open broker holds, so that it is open entirely or not at all."""
 
-    def __init__(self, path: Path, durability: Durability, clock: Clock) -> None:
+    def __init__(
+        self, path: Path, durability: Durability, clock: Clock, start_thread: StartThread | None
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
         schema.create_file(path)
@@ -92,9 +96,12 @@ class _Opened:
             self.writer.serve_and_tidy,
             self.bell.ring,
             self.writer.serve_now if durability == "fast" else None,
+            start_thread=start_thread,
         )
         serve = partial(serve_reads, path=path, connection=self.reading, reader=self._reader)
-        self.reads = Lane("ropeway-sqlite-read", self.loop, serve, self.bell.ring)
+        self.reads = Lane(
+            "ropeway-sqlite-read", self.loop, serve, self.bell.ring, start_thread=start_thread
+        )
 
     def _reader(self, sql: Connection) -> inspect.Reader:
         return inspect.Reader(sql, self.writer.now_ms())
@@ -113,7 +120,8 @@ class SQLiteBroker:
 
     `durability` is what an answer means: "full" (the default) is on disk, "fast" survives a
     crash of any process but may lose the last moments when the host loses power. One instance
-    serves the event loop that opened it; more loops and processes open their own.
+    serves the event loop that opened it; more loops and processes open their own. Leases and
+    delays are measured by `clock`; without `start_thread` the loop itself waits for the file.
     """
 
     def __init__(
@@ -122,6 +130,7 @@ class SQLiteBroker:
         *,
         durability: Durability = "full",
         clock: Clock = SYSTEM_CLOCK,
+        start_thread: StartThread | None = start_daemon,
     ) -> None:
         if str(path) in ("", ":memory:"):
             raise ConfigError(
@@ -133,6 +142,7 @@ class SQLiteBroker:
         self._path = Path(path).absolute()
         self._durability: Durability = durability
         self._clock = clock
+        self._start_thread = start_thread
         self._opened: _Opened | None = None
         self._shares: dict[tuple[tuple[str, int], ...], Shares] = {}
         self._capabilities = Capabilities(
@@ -182,7 +192,7 @@ class SQLiteBroker:
 
     async def open(self) -> None:
         if self._opened is None:
-            self._opened = _Opened(self._path, self._durability, self._clock)
+            self._opened = _Opened(self._path, self._durability, self._clock, self._start_thread)
         else:
             self._mine()
 
@@ -228,9 +238,11 @@ class SQLiteBroker:
     async def enqueue(self, jobs: Sequence[Job], *, call_id: str | None = None) -> list[Enqueued]:
         self._capabilities.refuse_all(jobs)
         call = enqueueing.Call(jobs, call_id)
-        return await self._write(
+        answers = await self._write(
             enqueueing.enqueue, call, together=enqueueing.enqueue_many, weight=len(jobs)
         )
+        crash.point("enqueue.committed")
+        return answers
 
     async def reserve(
         self, queues: Queues, *, worker: str, limit: int, lease_ms: int, wait_ms: int = 0
@@ -275,18 +287,18 @@ class SQLiteBroker:
 
         call.orphaned, call.weight = hand_back, request.limit
         opened.writes.submit(call)
-        return await call.future
+        leases = await call.future
+        if leases:
+            crash.point("reserve.committed")
+        return leases
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
-        self._refuse_then(outcomes)
-        return await self._write(
+        _refuse_then(self._capabilities, outcomes)
+        answers = await self._write(
             settling.settle, outcomes, together=settling.settle_many, weight=len(outcomes)
         )
-
-    def _refuse_then(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            if isinstance(outcome, Ack):
-                self._capabilities.refuse_all(outcome.then)
+        crash.point("settle.committed")
+        return answers
 
     async def extend(self, beats: Sequence[Beat], *, lease_ms: int) -> list[Extended]:
         return await self._write(
@@ -302,11 +314,14 @@ class SQLiteBroker:
         limit: int,
         lease_ms: int,
     ) -> tuple[list[Settled], list[Lease]]:
-        self._refuse_then(outcomes)
+        _refuse_then(self._capabilities, outcomes)
         request = self._request(queues, worker, limit, lease_ms)
-        return await self._write(
+        answers = await self._write(
             _exchange, (outcomes, request), weight=len(outcomes) + request.limit
         )
+        crash.point("settle.committed")
+        crash.point("reserve.committed")
+        return answers
 
     async def maintain(self, *, limit: int = 1000) -> Maintained:
         return await self._write(maintaining.maintain, limit)
@@ -400,6 +415,12 @@ class SQLiteBroker:
 
     async def abandon(self, workers: Sequence[str]) -> int:
         return await self._write(operate.abandon, workers)
+
+
+def _refuse_then(capabilities: Capabilities, outcomes: Sequence[Outcome]) -> None:
+    for outcome in outcomes:
+        if isinstance(outcome, Ack):
+            capabilities.refuse_all(outcome.then)
 
 
 def _exchange(

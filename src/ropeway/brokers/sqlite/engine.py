@@ -13,7 +13,6 @@ changes, slowing down to every 25 ms: 40 looks a second cost less than 0.1 % of 
 import asyncio
 import fcntl
 import os
-import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +25,7 @@ from ropeway.brokers.sqlite.connection import Connection, error_of
 from ropeway.brokers.sqlite.step import Step
 from ropeway.clock import Clock, ForwardClock
 from ropeway.errors import Disconnected, StorageReadOnly
+from ropeway.runtime import StartThread
 
 GROUP_MAX: Final = 512  # turns of the event loop in one transaction
 LIGHT_MAX: Final = 128  # jobs that may be served on the loop's own thread: 1 or 2 ms
@@ -117,6 +117,7 @@ class Lane:
     certain to be quick: a hand-over to a thread and back takes longer than a light write, and a
     thread that works beside a busy loop waits 5 ms for the interpreter's lock after each
     statement. It answers None when the calls must go to the thread.
+    Without `start_thread` everything is served on the loop.
     """
 
     def __init__(
@@ -126,6 +127,8 @@ class Lane:
         serve: Callable[[list[Call]], bool],
         ring: Callable[[], None],
         serve_now: Callable[[list[Call]], bool | None] | None = None,
+        *,
+        start_thread: StartThread | None,
     ) -> None:
         self._loop = loop
         self._serve = serve
@@ -135,8 +138,7 @@ class Lane:
         self._in_thread = 0  # calls handed over and not yet answered
         self._calls: SimpleQueue[list[Call] | None] = SimpleQueue()
         self._ended = loop.create_future()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._run, name) if start_thread is not None else None
 
     def submit(self, call: Call) -> None:
         """Queue a call; its future is answered later. All calls of one turn go together."""
@@ -155,11 +157,16 @@ class Lane:
             if woke is not None:
                 self._answer(live, len(calls), woke)
                 return
-        self._calls.put(calls)
+        if self._thread is None:
+            self._answer(live, len(calls), self._serve(live) if live else False)
+        else:
+            self._calls.put(calls)
 
     async def close(self) -> None:
         """Serve what waits, then end the thread and wait for it."""
         self._hand_over()
+        if self._thread is None:
+            return
         self._calls.put(None)
         if asyncio.get_running_loop() is self._loop:
             await self._ended
@@ -211,7 +218,7 @@ class Bell:
     def __init__(self, loop: asyncio.AbstractEventLoop, connection: Connection) -> None:
         self._loop = loop
         self._connection = connection
-        self._sleepers: set[asyncio.Future[None]] = set()
+        self._sleepers: dict[asyncio.Future[None], None] = {}  # in the order of coming
         self._rung = 0
         self._version: int | None = None
         self._changed_at = loop.time()
@@ -244,7 +251,7 @@ class Bell:
         if self._closed or ticket != self._rung or seconds <= 0:
             return
         sleeper: asyncio.Future[None] = self._loop.create_future()
-        self._sleepers.add(sleeper)
+        self._sleepers[sleeper] = None
         alarm = self._loop.call_later(seconds, _end, sleeper)
         if self._timer is None:
             self._timer = self._loop.call_later(self._pause_s, self._poll)
@@ -252,7 +259,7 @@ class Bell:
             await sleeper
         finally:
             alarm.cancel()
-            self._sleepers.discard(sleeper)
+            self._sleepers.pop(sleeper, None)
 
     def close(self) -> None:
         """Wake everybody and look no more."""

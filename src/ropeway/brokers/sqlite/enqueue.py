@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ropeway import lifecycle
+from ropeway import crash, lifecycle
 from ropeway.action import EditJob
 from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Enqueued
 from ropeway.brokers.sqlite.rows import (
@@ -76,6 +76,7 @@ def enqueue_many(step: Step, calls: Sequence[Call]) -> list[list[Enqueued]]:
         if call.call_id is not None:
             known[call.call_id] = mine
             step.sql.run(_REMEMBER_CALL, (call.call_id, step.now_ms + CALLS_KEPT_MS, encode(mine)))
+    crash.point("enqueue.written")
     return answers
 
 
@@ -126,7 +127,7 @@ def _insert_plain(step: Step, jobs: Sequence[Job]) -> bool:
     if several:
         sql.run("SAVEPOINT plain")
     ids = [job.id.encode() for job in jobs]
-    if several and len(set(shapes)) == 1 and len(set(map(len, ids))) == 1:
+    if len(set(shapes)) == 1 and len(set(map(len, ids))) == 1:
         packed = blobs_of(map(bytes.__add__, ids, blobs))
         sql.run(_INSERT_ALIKE, (packed, len(ids[0]), step.now_ms, *shapes[0]))
     else:

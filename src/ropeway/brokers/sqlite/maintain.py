@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ropeway import lifecycle
+from ropeway import crash, lifecycle
 from ropeway.broker import SIGNALS_KEPT_MS, WORKER_GONE_MS, Maintained
 from ropeway.brokers.sqlite.reserve import bury_overdue, promote
 from ropeway.brokers.sqlite.rows import CODE, load_seqs, numbers
@@ -44,13 +44,17 @@ def maintain(step: Step, limit: int) -> Maintained:
     promoted = 0
     for queue in _queues_with(step, (State.SCHEDULED, State.RETRYABLE)):
         promoted += promote(step, queue, limit - promoted)
+    crash.point("maintain.promoted")
     expired = take_back(step, _seqs(step, _EXPIRED, step.mono_ms, limit))
+    crash.point("maintain.expired")
     overdue = _seqs(step, _OVERDUE, step.now_ms, limit)
     bury_overdue(step, overdue)
     cascaded = _cascade(step, limit)
+    crash.point("maintain.cascaded")
     step.finish()  # the counts that pruning by number reads
     pruned = _prune(step, limit)
     _forget(step, limit)
+    crash.point("maintain.pruned")
     return Maintained(
         promoted=promoted,
         expired=expired,

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from ropeway import lifecycle
+from ropeway import crash, lifecycle
 from ropeway.action import Acted, Action, Answer, DeleteJob, EditJob, MoveJob, RetryJob
 from ropeway.broker import Signal, WorkerInfo
 from ropeway.brokers.sqlite.maintain import remove_rows, take_back
@@ -22,7 +22,9 @@ _INDEXED: Final = {  # the index that lists each state, named by its own conditi
 
 def act(step: Step, actions: Sequence[Action]) -> list[Acted]:
     """Apply actions one after the other; see `ropeway.action` for what each means."""
-    return [_act_one(step, action) for action in actions]
+    acted = [_act_one(step, action) for action in actions]
+    crash.point("act.written")
+    return acted
 
 
 def _act_one(step: Step, action: Action) -> Acted:

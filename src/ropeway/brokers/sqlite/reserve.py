@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import apsw
 import msgspec
 
-from ropeway import lifecycle
+from ropeway import crash, lifecycle
 from ropeway.broker import Queues
 from ropeway.brokers.sqlite.rows import CODE, Flag, decode_jobs, load_seqs, numbers
 from ropeway.brokers.sqlite.step import Step
@@ -63,11 +63,12 @@ class _Hand:
         self.until_ms = step.mono_ms + request.lease_ms
         self.token = 0
         self.leases: list[Lease] = []
+        self.passed_over: str | None = None  # the first queue whose suspect had to wait
 
     @property
     def left(self) -> int:
         """How many more leases fit; none beside a suspect."""
-        if self.leases and self.leases[0].suspect:
+        if _is_suspect(self.leases):
             return 0
         return self.request.limit - len(self.leases)
 
@@ -80,6 +81,13 @@ class _Hand:
 
 def reserve(step: Step, request: Request) -> list[Lease]:
     """Up to `limit` leases, queue by queue or by shares."""
+    leases = _reserve(step, request)
+    if leases:
+        crash.point("reserve.written")
+    return leases
+
+
+def _reserve(step: Step, request: Request) -> list[Lease]:
     hand = _Hand(step, request)
     paused = paused_queues(step)
     open_queues = [queue for queue in request.queues if queue not in paused]
@@ -94,7 +102,13 @@ def reserve(step: Step, request: Request) -> list[Lease]:
         for queue, places in dealt.items():
             if 0 < places <= hand.left and _take(hand, queue, places) < places:
                 exhausted.add(queue)
+    if hand.passed_over is not None or _is_suspect(hand.leases):
+        request.shares.favour(hand.passed_over)
     return hand.leases
+
+
+def _is_suspect(leases: list[Lease]) -> bool:
+    return bool(leases) and leases[0].suspect
 
 
 def paused_queues(step: Step) -> set[str]:
@@ -157,6 +171,7 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
             continue
         suspect = bool(flags & Flag.SUSPECT)
         if suspect and hand.leases:
+            hand.passed_over = hand.passed_over or queue
             stopped = True
             break
         if has_extra or flags & Flag.UNIQUE_PARTLY:
@@ -164,7 +179,7 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
         else:
             plain.append(seq)
         hand.leases.append(
-            Lease(job=job, attempt=attempt + 1, token=token, expires_at_ms=hand.until_ms)
+            Lease(job=job, attempt=attempt + 1, token=token, expires_at_ms=hand.until_ms, seq=seq)
         )
         if suspect:
             stopped = True
@@ -176,7 +191,7 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
         step.counts[queue, _RUNNING] += len(plain)
     _start_slowly(hand, slow)
     bury_overdue(step, overdue)
-    if hand.leases and hand.leases[0].suspect:
+    if _is_suspect(hand.leases):
         stopped = True
     return len(overdue), bool(overdue) and not stopped
 

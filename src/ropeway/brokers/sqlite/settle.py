@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ropeway import lifecycle
+from ropeway import crash, lifecycle
 from ropeway.broker import (
     EVENTS_BYTES_KEPT,
     EVENTS_KEPT,
@@ -16,7 +16,7 @@ from ropeway.broker import (
 )
 from ropeway.brokers.sqlite.enqueue import insert_one
 from ropeway.brokers.sqlite.reserve import paused_queues
-from ropeway.brokers.sqlite.rows import CODE, Flag, Stored, load_seqs, numbers, texts
+from ropeway.brokers.sqlite.rows import CODE, Flag, Stored, blobs_of, load_seqs, numbers, texts
 from ropeway.brokers.sqlite.step import Step
 from ropeway.job import FINAL, Lease, State
 from ropeway.outcome import Ack, Outcome, Settled
@@ -24,7 +24,7 @@ from ropeway.outcome import Ack, Outcome, Settled
 _RUNNING, _COMPLETED = CODE[State.RUNNING], CODE[State.COMPLETED]
 _KEPT_MS = lifecycle.RETENTION_MS[State.COMPLETED]
 # With one of these an ack changes more than the job's own row.
-_NOT_PLAIN = Flag.UNIQUE | Flag.EDGES | Flag.ORDERED
+_NOT_PLAIN = Flag.EDGES | Flag.ORDERED
 
 # The fences of many jobs as one row; see `reserve._NEXT`.
 _FENCES = """
@@ -32,23 +32,17 @@ SELECT json_group_array(json_array(
   j.id, j.queue, j.seq, j.state, j.token, j.settled_token, j.flags, j.extra IS NOT NULL))
 FROM carray(?) AS wanted CROSS JOIN jobs AS j ON j.id = wanted.value
 """
-# Both as `lifecycle._ack`. The first for acks with the same result: ?1 seqs, ?2 now, ?3 result,
-# ?4 its codec, ?5 prune at. The second for different ones: ?1 JSON with (seq, start, length,
-# codec, prune at) of each, ?2 now, ?3 all results; it takes twice as long.
-_COMPLETE_ALIKE = """
-UPDATE jobs SET state = 5, finished_at_ms = ?2, settled_token = token, result = ?3,
-  result_codec = ?4, prune_at_ms = ?5
-WHERE seq IN (SELECT value FROM carray(?1))
-"""
-_COMPLETE_EACH = """
+# As `lifecycle._ack`, for jobs that nothing follows from and whose lease is the current one.
+# ?1: of each its seq, in 16 digits, its id, of ?8 bytes, and its result; ?2 now, ?3 whether there
+# are results, ?4 their codec, ?5 prune at, ?6 token, ?7 queue. The pluses keep the planner to seqs.
+_COMPLETE = f"""
 UPDATE jobs SET state = 5, finished_at_ms = ?2, settled_token = token,
-  result = CASE WHEN size < 0 THEN NULL ELSE substr(?3, start, size) END,
-  result_codec = codec, prune_at_ms = prune
-FROM (SELECT value->>0 AS place, value->>1 AS start, value->>2 AS size, value->>3 AS codec,
-  value->>4 AS prune FROM json_each(?1))
-WHERE jobs.seq = place
+  result = CASE WHEN ?3 THEN substr(value, 17 + ?8) END, result_codec = ?4, prune_at_ms = ?5,
+  unique_key = NULL, unique_until_ms = NULL
+FROM carray(?1)
+WHERE seq = CAST(substr(value, 1, 16) AS INTEGER) AND +state = 3 AND +token = ?6 AND +queue = ?7
+  AND +id = CAST(substr(value, 17, ?8) AS TEXT) AND flags & {_NOT_PLAIN} = 0 AND extra IS NULL
 """
-_ALIKE_MIN = 8  # acks with the same result, on average, from which a statement each pays
 _PROLONG = "UPDATE jobs SET lease_until_ms = ?2 WHERE seq IN (SELECT value FROM carray(?1))"
 
 
@@ -97,31 +91,93 @@ def settle(step: Step, outcomes: Sequence[Outcome]) -> list[Settled]:
 
 
 def settle_many(step: Step, calls: Sequence[Sequence[Outcome]]) -> list[list[Settled]]:
-    """Several callers' outcomes in one go. Plain acks are written by one statement."""
-    fences = _fences(step, (outcome.lease for call in calls for outcome in call))
+    """Several callers' outcomes in one go.
+
+    Plain acks are written without a look at their rows: the statement itself checks the leases.
+    Only when it does not find all of them is each outcome looked into.
+    """
+    outcomes = [outcome for call in calls for outcome in call]
+    plain = [
+        outcome for outcome in outcomes if isinstance(outcome, Ack) and _looks_plain(step, outcome)
+    ]
+    done: set[int] = set()
+    if plain and _are_different(outcomes) and _complete(step, plain):
+        done = {ack.lease.seq for ack in plain}
+    others = [outcome for outcome in outcomes if outcome.lease.seq not in done]
+    answers = iter(_settle_each(step, others) if others else ())
+    crash.point("settle.written")
+    return [
+        [Settled.OK if outcome.lease.seq in done else next(answers) for outcome in call]
+        for call in calls
+    ]
+
+
+def _looks_plain(step: Step, ack: Ack) -> bool:
+    """Whether nothing but its own row follows, as far as a lease can tell."""
+    job = ack.lease.job
+    return (
+        ack.lease.seq > 0
+        and not ack.then
+        and not lifecycle.holds_key(job, State.COMPLETED, now_ms=step.now_ms)
+        and job.ordering_key is None
+        and job.retention_ms != 0
+    )
+
+
+def _are_different(outcomes: Sequence[Outcome]) -> bool:
+    """Whether they are of as many jobs, so that their order does not matter."""
+    return len({outcome.lease.seq for outcome in outcomes}) == len(outcomes)
+
+
+def _complete(step: Step, acks: Sequence[Ack]) -> bool:
+    """Write acks by one statement for those that share everything but their results.
+
+    False, with nothing written, if a lease is not the current one or a job turns out not plain.
+    """
+    groups: dict[tuple[int, str, int, bool, str, int | None], list[bytes]] = {}
+    for ack in acks:
+        job, token, result = ack.lease.job, ack.lease.token, ack.result
+        id_ = job.id.encode()
+        has_result = result is not None
+        alike = (token, job.queue, len(id_), has_result, ack.result_codec, job.retention_ms)
+        groups.setdefault(alike, []).append(b"%016d%b%b" % (ack.lease.seq, id_, result or b""))
+    sql, written = step.sql, 0
+    sql.run("SAVEPOINT acks")
+    for (token, queue, id_size, has_result, codec, kept_ms), packed in groups.items():
+        prune_at_ms = step.now_ms + (_KEPT_MS if kept_ms is None else kept_ms)
+        stored_codec = None if codec == "json" else codec
+        values = (step.now_ms, has_result, stored_codec, prune_at_ms, token, queue, id_size)
+        sql.run(_COMPLETE, (blobs_of(packed), *values))
+        written += sql.changes
+    if written != len(acks):
+        sql.run("ROLLBACK TO acks")
+        sql.run("RELEASE acks")
+        return False
+    sql.run("RELEASE acks")
+    for (_, queue, *_), packed in groups.items():
+        step.counts[queue, _RUNNING] -= len(packed)
+        step.counts[queue, _COMPLETED] += len(packed)
+    for parent_id in step.needed([ack.lease.job.id for ack in acks]):
+        step.unblock_children(parent_id)
+    step.woke = True
+    return True
+
+
+def _settle_each(step: Step, outcomes: Sequence[Outcome]) -> list[Settled]:
+    fences = _fences(step, (outcome.lease for outcome in outcomes))
     settled: set[int] = set()
-    plain: list[tuple[Fence, Ack]] = []
-    answers: list[list[Settled]] = []
-    for call in calls:
-        mine: list[Settled] = []
-        for outcome in call:
-            lease = outcome.lease
-            fence = fences.get((lease.job.id, lease.job.queue))
-            if fence is None or not fence.is_held_by(lease):
-                mine.append(_stale(step, fence, lease))
-                continue
-            if fence.seq in settled:
-                mine.append(Settled.ALREADY)
-                continue
-            if isinstance(outcome, Ack) and _is_plain(fence, outcome):
-                plain.append((fence, outcome))
-            else:
-                _settle_one(step, fence.seq, outcome)
+    answers: list[Settled] = []
+    for outcome in outcomes:
+        lease = outcome.lease
+        fence = fences.get((lease.job.id, lease.job.queue))
+        if fence is None or not fence.is_held_by(lease):
+            answers.append(_stale(step, fence, lease))
+        elif fence.seq in settled:
+            answers.append(Settled.ALREADY)
+        else:
+            _settle_one(step, fence.seq, outcome)
             settled.add(fence.seq)
-            mine.append(Settled.OK)
-        answers.append(mine)
-    if plain:
-        _complete(step, plain)
+            answers.append(Settled.OK)
     return answers
 
 
@@ -132,55 +188,13 @@ def _stale(step: Step, fence: Fence | None, lease: Lease) -> Settled:
     return Settled.LOST
 
 
-def _is_plain(fence: Fence, ack: Ack) -> bool:
-    return not (
-        fence.flags & _NOT_PLAIN
-        or fence.has_extra
-        or ack.then
-        or ack.lease.job.retention_ms == 0
-        or ack.lease.job.queue != fence.queue
-    )
-
-
-def _complete(step: Step, acks: Sequence[tuple[Fence, Ack]]) -> None:
-    alike: dict[tuple[bytes | None, str | None, int], list[int]] = {}
-    for fence, ack in acks:
-        kept_ms = ack.lease.job.retention_ms
-        prune_at_ms = step.now_ms + (_KEPT_MS if kept_ms is None else kept_ms)
-        codec = None if ack.result_codec == "json" else ack.result_codec
-        alike.setdefault((ack.result, codec, prune_at_ms), []).append(fence.seq)
-        step.counts[fence.queue, _RUNNING] -= 1
-        step.counts[fence.queue, _COMPLETED] += 1
-    if len(alike) * _ALIKE_MIN <= len(acks) or len(alike) == 1:
-        for (result, codec, prune_at_ms), seqs in alike.items():
-            step.sql.run(_COMPLETE_ALIKE, (numbers(seqs), step.now_ms, result, codec, prune_at_ms))
-    else:
-        _complete_each(step, alike)
-    for parent_id in step.needed([ack.lease.job.id for _, ack in acks]):
-        step.unblock_children(parent_id)
-    step.woke = True
-
-
-def _complete_each(
-    step: Step, alike: dict[tuple[bytes | None, str | None, int], list[int]]
-) -> None:
-    rows: list[tuple[int, int, int, str | None, int]] = []
-    blobs: list[bytes] = []
-    start = 1
-    for (result, codec, prune_at_ms), seqs in alike.items():
-        size = -1 if result is None else len(result)
-        rows += [(seq, start, size, codec, prune_at_ms) for seq in seqs]
-        if result:
-            blobs.append(result)
-            start += size
-    step.sql.run(_COMPLETE_EACH, (msgspec.json.encode(rows).decode(), step.now_ms, b"".join(blobs)))
-
-
 def _settle_one(step: Step, seq: int, outcome: Outcome) -> None:
     (row,) = load_seqs(step.sql, [seq])
     status = lifecycle.settle(row.status, outcome, now_ms=step.now_ms)
     ended = step.write(row, status)
     if isinstance(outcome, Ack):  # after the key is free, before a child can lose its last parent
+        if outcome.then:
+            crash.point("settle.then")
         for job in outcome.then:
             insert_one(step, job)
     if status.state in FINAL:
@@ -220,6 +234,7 @@ def extend(step: Step, call: Beats) -> list[Extended]:
         answers.append(Extended(told, until_ms))
     if plain:
         step.sql.run(_PROLONG, (numbers(plain), until_ms))
+    crash.point("extend.written")
     return answers
 
 

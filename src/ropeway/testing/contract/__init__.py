@@ -28,6 +28,7 @@ _THEMES = (
     "operate",
     "reserve",
     "settle",
+    "traces",
     "transitions",
     "unique",
     "watch",
@@ -64,6 +65,8 @@ from ropeway.testing.contract.settle import (
     SettleOutcomeContract,
     SettleStepContract,
 )
+from ropeway.testing.contract.traces.again import AgainContract
+from ropeway.testing.contract.traces.gone import TracesContract
 from ropeway.testing.contract.transitions import TransitionsContract
 from ropeway.testing.contract.unique import (
     UniqueContract,
@@ -124,6 +127,8 @@ class JobStoreContract(
     SignalsContract,
     WorkersContract,
     AbandonContract,
+    TracesContract,
+    AgainContract,
     TransitionsContract,
 ):
     """The whole contract. A subclass gives the async fixture `broker`."""

@@ -7,8 +7,9 @@ import pytest
 
 from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Filter, JobStore
 from ropeway.errors import ConfigError, IdConflict, PayloadTooLarge, Unsupported
-from ropeway.job import JobRef, LimitKey, State, UniqueKey, new_id
+from ropeway.job import JobRef, LimitKey, State, UniqueKey
 from ropeway.outcome import Ack
+from ropeway.runtime import new_id
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.steps import (
     all_records,

@@ -8,8 +8,9 @@ import pytest
 from ropeway.action import CancelJob, DeleteJob
 from ropeway.broker import Filter, JobStore
 from ropeway.errors import ConfigError
-from ropeway.job import Failure, Job, JobRef, State, UniqueKey, new_id
+from ropeway.job import Failure, Job, JobRef, State, UniqueKey
 from ropeway.outcome import Ack, Bury, Release, Retry, Snooze
+from ropeway.runtime import new_id
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.steps import (
     HOUR_MS,

@@ -17,8 +17,9 @@ from ropeway.action import (
     RunNow,
 )
 from ropeway.broker import JobStore
-from ropeway.job import FINAL, WAITING, Failure, Job, JobRef, State, UniqueKey, new_id
+from ropeway.job import FINAL, WAITING, Failure, Job, JobRef, State, UniqueKey
 from ropeway.outcome import Ack, Bury, Retry
+from ropeway.runtime import new_id
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.steps import (
     HOUR_MS,

@@ -268,6 +268,26 @@ class ReserveSuspectContract:
         assert first[0].suspect
         assert sorted(ids([*first, *second])) == sorted(ids(jobs))
 
+    async def test_a_suspect_does_not_wait_for_a_busy_queue_beside_its_own(
+        self, broker: JobStore, clock: ManualClock
+    ) -> None:
+        suspect = await enqueue(broker, queue="small")
+        for _ in range(2):
+            assert await take(broker, "small")
+            clock.advance(LEASE_MS + 1)
+            await broker.maintain()
+        behind = await enqueue(broker, queue="small")
+        taken: list[str] = []
+        for _ in range(8):
+            for _ in range(4):
+                await enqueue(broker, queue="busy")
+            leases = await broker.reserve(
+                {"busy": 3, "small": 1}, worker="w", limit=2, lease_ms=LEASE_MS
+            )
+            taken += ids(leases)
+        assert suspect.id in taken
+        assert behind.id in taken
+
     async def test_one_crash_does_not_make_a_suspect(
         self, broker: JobStore, clock: ManualClock
     ) -> None:

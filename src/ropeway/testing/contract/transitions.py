@@ -10,9 +10,10 @@ import pytest
 from ropeway import lifecycle
 from ropeway.action import Action, BuryJob, CancelJob, EditJob, RetryJob, RunNow
 from ropeway.broker import JobStore
-from ropeway.job import Job, JobRecord, Lease, State, Status, new_id
+from ropeway.job import Job, JobRecord, Lease, State, Status
 from ropeway.lifecycle import TRANSITIONS, Event
 from ropeway.outcome import Ack, Bury, Cancel, Outcome, Release, Retry, Snooze
+from ropeway.runtime import new_id
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.steps import (
     HOUR_MS,

@@ -7,8 +7,9 @@ import pytest
 
 from ropeway.action import CancelJob, DeleteJob, MoveJob, RetryJob, RunNow
 from ropeway.broker import EVENTS_BYTES_KEPT, EVENTS_KEPT, Entry, ExtendAnswer, JobStore, Signal
-from ropeway.job import JobRef, Lease, State, new_id
+from ropeway.job import JobRef, Lease, State
 from ropeway.outcome import Ack, Bury, Release
+from ropeway.runtime import new_id
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.steps import (
     HOUR_MS,

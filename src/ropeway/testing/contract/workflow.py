@@ -4,8 +4,9 @@ import pytest
 
 from ropeway.action import BuryJob, CancelJob, DeleteJob, RetryJob
 from ropeway.broker import JobStore
-from ropeway.job import Job, JobRef, State, new_id
+from ropeway.job import Job, JobRef, State
 from ropeway.outcome import Ack, Bury, Cancel
+from ropeway.runtime import new_id
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.steps import (
     act,

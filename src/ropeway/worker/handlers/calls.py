@@ -14,11 +14,11 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
-from ropeway.clock import Clock
 from ropeway.context import CURRENT, Context
 from ropeway.definition import Definition
 from ropeway.errors import CodecError, ConfigError
 from ropeway.outcome import Ack, Crashed, Outcome, Settled
+from ropeway.runtime import Runtime
 from ropeway.verdict import Verdict
 from ropeway.worker.deadlines import Deadlines
 from ropeway.worker.handlers import drive, ending
@@ -45,15 +45,16 @@ class Calls:
     """
 
     def __init__(
-        self, tasks: Mapping[str, Definition], settler: Settler, *, state: Any, clock: Clock
+        self, tasks: Mapping[str, Definition], settler: Settler, *, state: Any, runtime: Runtime
     ) -> None:
         self._tasks = tasks
         self._settler = settler
         self._state = state
-        self._clock = clock
+        self._runtime = runtime
+        self._clock = clock = runtime.clock
         self._base = contextvars.copy_context()
-        self._threads = Threads()
-        self._processes = Processes()
+        self._threads = Threads(runtime.start_thread)
+        self._processes = Processes(runtime)
         self._deadlines = Deadlines(clock)
         self._closing = False
 
@@ -80,7 +81,7 @@ class Calls:
                 arguments = definition.parameters.decode(lease.job.payload, lease.job.codec)
             except (CodecError, ConfigError) as error:
                 _log.error("the payload does not fit: %s", error, extra=run.label)
-                return ending.of_bad_payload(lease, error)
+                return ending.of_bad_payload(lease, error, runtime=self._runtime)
         if definition.ack == "before":
             return partial(self._after_ack, run, definition, arguments)
         return self._call(run, definition, arguments)
@@ -116,7 +117,7 @@ class Calls:
         try:
             coroutine, awaited = scope.run(drive.begin, definition.func, context, args, kwargs)
         except StopIteration as done:
-            outcome = ending.of_result(lease, definition, done.value)
+            outcome = ending.of_result(lease, definition, done.value, runtime=self._runtime)
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything
             outcome = self._of_error(run, definition, error)
         else:
@@ -205,7 +206,7 @@ class Calls:
     def _of_value(self, run: Run, definition: Definition, value: object) -> Outcome | None:
         if isinstance(run.reason, LeaseLost):
             return None
-        return ending.of_result(run.lease, definition, value)
+        return ending.of_result(run.lease, definition, value, runtime=self._runtime)
 
     def _of_error(self, run: Run, definition: Definition, error: BaseException) -> Outcome | None:
         lease, reason = run.lease, run.reason
@@ -215,10 +216,10 @@ class Calls:
             )
             if stopped or isinstance(reason, LeaseLost):
                 _log.info("stopped: %s", reason, extra=run.label)
-                return ending.of_stop(lease, reason, definition)
+                return ending.of_stop(lease, reason, definition, runtime=self._runtime)
         if isinstance(error, ChildDied):
             _log.error("%s; it counts as a crash", error, extra=run.label)
             return Crashed(lease=lease)
         level = logging.DEBUG if isinstance(error, Verdict) else logging.WARNING
         _log.log(level, "failed: %s", ending.brief(error), extra=run.label)
-        return ending.of_error(lease, definition, error)
+        return ending.of_error(lease, definition, error, runtime=self._runtime)

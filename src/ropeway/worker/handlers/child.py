@@ -28,10 +28,10 @@ from ropeway.worker.run import HardTimeout, LeaseLost
 PARENT_POLL_S: Final = 0.5
 
 
-def main(connection: Connection) -> None:
-    """Serve until the worker closes its end or dies."""
+def main(connection: Connection, worker: int) -> None:
+    """Serve until the process `worker` closes its end or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; the worker decides
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(worker,), daemon=True).start()
     pipe = _Pipe(connection)
     logging.getLogger().addHandler(_Forward(pipe))
     with contextlib.suppress(EOFError, OSError):
@@ -39,7 +39,7 @@ def main(connection: Connection) -> None:
             request = messages.decode_to_child(connection.recv_bytes())
             if isinstance(request, RunJob):
                 logging.getLogger().setLevel(request.log_level)
-                pipe.send(_serve(request, pipe))
+                pipe.send(_serve(request, pipe, worker))
 
 
 def find_function(module: str, qualname: str) -> Callable[..., Any]:
@@ -97,7 +97,7 @@ class _Forward(logging.Handler):
             self._pipe.send(messages.LogLine(record.name, record.levelno, self.format(record)))
 
 
-def _serve(request: RunJob, pipe: _Pipe) -> Ended:
+def _serve(request: RunJob, pipe: _Pipe, worker: int) -> Ended:
     try:
         func = find_function(request.module, request.qualname)
         parameters = Parameters.of(func, skip_first=request.wants_ctx)
@@ -111,6 +111,10 @@ def _serve(request: RunJob, pipe: _Pipe) -> Ended:
     context.stop_at = request.stop_at
     context.watch(_clock_of(request))
     token = CURRENT.set(context)
+    # The request may have waited in the pipe while this process was starting, and nobody holds
+    # the lease of a worker that has died meanwhile.
+    if os.getppid() != worker:
+        os._exit(1)
     try:
         value = func(context, *args, **kwargs) if request.wants_ctx else func(*args, **kwargs)
         if inspect.iscoroutine(value):

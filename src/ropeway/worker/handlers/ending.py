@@ -1,9 +1,8 @@
 """What the end of a run means: from a handler's result, exception or verdict to an outcome."""
 
 import logging
-import random
-import time
 import traceback
+from random import Random
 from types import TracebackType
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ from ropeway.errors import CodecError, ConfigError
 from ropeway.job import Failure, Lease
 from ropeway.outcome import Outcome
 from ropeway.retry import Again, Decision, GiveUp, RetryPolicy
+from ropeway.runtime import SYSTEM, Runtime
 from ropeway.worker.run import (
     CancelRequested,
     HardTimeout,
@@ -31,7 +31,9 @@ UNKNOWN_DELAY_MAX_MS: Final = 60_000
 _OWN_FRAMES: Final = __file__.removesuffix("handlers/ending.py")
 
 
-def of_result(lease: Lease, definition: Definition, value: object) -> Outcome:
+def of_result(
+    lease: Lease, definition: Definition, value: object, *, runtime: Runtime = SYSTEM
+) -> Outcome:
     """The outcome of a handler that returned `value`, which may be a verdict.
 
     None is stored as no result at all. A result that cannot be stored buries the job: to run it
@@ -40,7 +42,7 @@ def of_result(lease: Lease, definition: Definition, value: object) -> Outcome:
     if value is None:
         return outcome.Ack(lease=lease)
     if isinstance(value, verdict.Verdict):
-        return of_error(lease, definition, value)
+        return of_error(lease, definition, value, runtime=runtime)
     try:
         encoded = codec.encode(
             value,
@@ -49,15 +51,19 @@ def of_result(lease: Lease, definition: Definition, value: object) -> Outcome:
             what=f"result of {definition.name}",
         )
     except CodecError as error:
-        return outcome.Bury(lease=lease, failure=failure_of(lease, error), reason="bad result")
+        failure = failure_of(lease, error, runtime=runtime)
+        return outcome.Bury(lease=lease, failure=failure, reason="bad result")
     return outcome.Ack(lease=lease, result=encoded.data, result_codec=encoded.codec)
 
 
-def of_error(lease: Lease, definition: Definition, error: BaseException) -> Outcome:
+def of_error(
+    lease: Lease, definition: Definition, error: BaseException, *, runtime: Runtime = SYSTEM
+) -> Outcome:
     """The outcome of a handler that raised `error`: by the task's retry policy."""
     if isinstance(error, HardTimeout) and error.limit == "deadline":
-        return outcome.Bury(lease=lease, failure=failure_of(lease, error), reason="deadline")
-    decision = _decide(definition.policy, lease, error)
+        failure = failure_of(lease, error, runtime=runtime)
+        return outcome.Bury(lease=lease, failure=failure, reason="deadline")
+    decision = _decide(definition.policy, lease, error, runtime.random)
     match decision:
         case verdict.Snooze():
             return outcome.Snooze(
@@ -66,24 +72,29 @@ def of_error(lease: Lease, definition: Definition, error: BaseException) -> Outc
         case verdict.Cancel():
             return outcome.Cancel(lease=lease, reason=decision.reason or None)
         case GiveUp():
-            return outcome.Bury(
-                lease=lease, failure=failure_of(lease, error), reason=decision.reason
-            )
+            failure = failure_of(lease, error, runtime=runtime)
+            return outcome.Bury(lease=lease, failure=failure, reason=decision.reason)
         case Again():
-            failure = failure_of(lease, error)
+            failure = failure_of(lease, error, runtime=runtime)
             return outcome.Retry(
                 lease=lease, delay_ms=decision.delay_ms, failure=failure, counted=decision.counted
             )
 
 
-def of_stop(lease: Lease, reason: Stop, definition: Definition | None = None) -> Outcome | None:
+def of_stop(
+    lease: Lease,
+    reason: Stop,
+    definition: Definition | None = None,
+    *,
+    runtime: Runtime = SYSTEM,
+) -> Outcome | None:
     """The outcome of a run that was stopped; None when there is nothing to say any more.
 
     `definition` is None when the handler had not been called.
     """
     match reason:
         case HardTimeout() if definition is not None:
-            return of_error(lease, definition, reason)
+            return of_error(lease, definition, reason, runtime=runtime)
         case CancelRequested():
             return outcome.Cancel(lease=lease)
         case ShuttingDown() | LeaseUnsure():
@@ -103,15 +114,16 @@ def of_own_fault(lease: Lease) -> Outcome:
     return outcome.Snooze(lease=lease, delay_ms=UNKNOWN_DELAY_MAX_MS, reason="worker_error")
 
 
-def of_bad_payload(lease: Lease, error: BaseException) -> Outcome:
+def of_bad_payload(lease: Lease, error: BaseException, *, runtime: Runtime = SYSTEM) -> Outcome:
     """The payload does not fit the handler; no retry can change that."""
-    return outcome.Bury(lease=lease, failure=failure_of(lease, error), reason="bad payload")
+    failure = failure_of(lease, error, runtime=runtime)
+    return outcome.Bury(lease=lease, failure=failure, reason="bad payload")
 
 
-def failure_of(lease: Lease, error: BaseException) -> Failure:
+def failure_of(lease: Lease, error: BaseException, *, runtime: Runtime = SYSTEM) -> Failure:
     """The record of a failed attempt, bounded in size."""
     return Failure(
-        at_ms=time.time_ns() // 1_000_000,
+        at_ms=runtime.clock.wall_ms(),
         attempt=lease.attempt,
         type=_type_of(error),
         message=_cut(_text_of(error), MESSAGE_CHARS_MAX),
@@ -124,18 +136,15 @@ def brief(error: BaseException) -> str:
     return f"{_type_of(error)}: {_cut(_text_of(error), 200)}"
 
 
-def _decide(policy: RetryPolicy, lease: Lease, error: BaseException) -> Decision:
+def _decide(policy: RetryPolicy, lease: Lease, error: BaseException, random: Random) -> Decision:
     attempt_max = lease.job.attempt_max or policy.attempts
     given: dict[str, Any] = {"attempt": lease.attempt, "attempt_max": attempt_max}
     try:
-        return policy.decide(error, **given, random=_random)
+        return policy.decide(error, **given, random=random)
     except ConfigError:
         # The user's own backoff function failed; that must not cost the job.
         _log.exception("the retry policy of %s failed; using the default backoff", lease.job.task)
-        return RetryPolicy().decide(error, **given, random=_random)
-
-
-_random = random.Random()  # noqa: S311 - jitter
+        return RetryPolicy().decide(error, **given, random=random)
 
 
 def _type_of(error: BaseException) -> str:

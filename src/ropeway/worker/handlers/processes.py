@@ -7,6 +7,7 @@ with it, so a child that dies is an end of file in that thread and nothing else.
 import contextlib
 import logging
 import multiprocessing
+import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from ropeway import verdict
 from ropeway.errors import CodecError, ConfigError
 from ropeway.job import Progress
 from ropeway.outcome import Ack, Bury, Outcome
+from ropeway.runtime import SYSTEM, Runtime
 from ropeway.worker.handlers import ending, messages
 from ropeway.worker.handlers.messages import Decided, Ended, Raised, Returned, Unfit
 from ropeway.worker.run import Run, Stop
@@ -42,7 +44,8 @@ class Remote(Exception):
 class Processes:
     """Handler processes, made when needed and kept for the next job."""
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: Runtime = SYSTEM) -> None:
+        self._runtime = runtime
         self._lock = threading.Lock()
         self._idle: list[_Child] = []
         self._closed = False
@@ -65,7 +68,7 @@ class Processes:
         finally:
             run.interrupt = None
         self._give_back(child)
-        return _outcome_of(run, ended)
+        return _outcome_of(run, ended, self._runtime)
 
     def close(self) -> None:
         """End the idle children; those at work are ended by stopping their runs."""
@@ -100,7 +103,7 @@ class _Child:
 
         self._connection, theirs = _spawn.Pipe()
         self._process = _spawn.Process(
-            target=child.main, args=(theirs,), name="ropeway-handler", daemon=True
+            target=child.main, args=(theirs, os.getpid()), name="ropeway-handler", daemon=True
         )
         self._process.start()
         theirs.close()
@@ -165,7 +168,7 @@ def _request(run: Run) -> messages.RunJob:
     )
 
 
-def _outcome_of(run: Run, ended: Ended) -> Outcome:
+def _outcome_of(run: Run, ended: Ended, runtime: Runtime) -> Outcome:
     definition = run.definition
     assert definition is not None, "a run without a definition is never started"
     lease = run.lease
@@ -173,12 +176,12 @@ def _outcome_of(run: Run, ended: Ended) -> Outcome:
         case Returned(data=data, codec=codec):
             return Ack(lease=lease, result=data, result_codec=codec)
         case Unfit(what=what, message=message):
-            failure = ending.failure_of(lease, CodecError(message))
+            failure = ending.failure_of(lease, CodecError(message), runtime=runtime)
             return Bury(lease=lease, failure=failure, reason=what)
         case Decided():
-            return ending.of_error(lease, definition, _verdict_of(ended))
+            return ending.of_error(lease, definition, _verdict_of(ended), runtime=runtime)
         case Raised():
-            return ending.of_error(lease, definition, _error_of(ended))
+            return ending.of_error(lease, definition, _error_of(ended), runtime=runtime)
 
 
 def _verdict_of(ended: Decided) -> verdict.Verdict:

@@ -5,12 +5,13 @@ handler instead of taking another one, and a new thread takes its place.
 """
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
+
+from ropeway.runtime import StartThread, start_daemon
 
 
 @dataclass(eq=False, slots=True)
@@ -31,9 +32,15 @@ class Errand:
 
 
 class Threads:
-    """Runs calls in daemon threads, one at a time each; there are as many as calls overlap."""
+    """Runs calls in daemon threads, one at a time each; there are as many as calls overlap.
 
-    def __init__(self, *, name: str = "ropeway-job") -> None:
+    Without `start_thread` a call runs on the loop, in one of its next turns.
+    """
+
+    def __init__(
+        self, start_thread: StartThread | None = start_daemon, *, name: str = "ropeway-job"
+    ) -> None:
+        self._start_thread = start_thread
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._errands: SimpleQueue[Errand | None] = SimpleQueue()
@@ -51,6 +58,9 @@ class Threads:
     def submit(self, call: Callable[[], Any]) -> Errand:
         """Run `call` in a thread; await the errand's `answer`. Call it on the loop."""
         errand = Errand(call, self._loop.create_future())
+        if self._start_thread is None:
+            self._loop.call_soon(self._run_here, errand)
+            return errand
         self._busy += 1
         self._errands.put(errand)
         if self._busy > self._threads:
@@ -74,14 +84,19 @@ class Threads:
         self._threads += 1
         self._started += 1
         name = f"{self._name}-{self._started}"
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+        assert self._start_thread is not None, "without threads a call runs on the loop"
+        self._start_thread(self._work, name)
+
+    def _run_here(self, errand: Errand) -> None:
+        if not errand.answer.done():
+            self._busy += 1
+            _call(errand)
+            self._done.append(errand)
+            self._deliver()
 
     def _work(self) -> None:
         while (errand := self._errands.get()) is not None:
-            try:
-                errand.value = errand.call()
-            except BaseException as error:  # noqa: BLE001 - a handler's SystemExit is its failure
-                errand.error = error
+            _call(errand)
             self._done.append(errand)
             gone = errand.abandoned
             del errand
@@ -106,6 +121,13 @@ class Threads:
                 errand.answer.set_exception(_carried(errand.error))
             else:
                 errand.answer.set_result(errand.value)
+
+
+def _call(errand: Errand) -> None:
+    try:
+        errand.value = errand.call()
+    except BaseException as error:  # noqa: BLE001 - a handler's SystemExit is its failure
+        errand.error = error
 
 
 class Carried(Exception):

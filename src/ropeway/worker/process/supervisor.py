@@ -12,12 +12,11 @@ import sys
 import time
 from collections.abc import Sequence
 from typing import Final
-from uuid import uuid4
 
 from ropeway.broker import JobStore
-from ropeway.clock import SYSTEM_CLOCK
 from ropeway.errors import BrokerError
-from ropeway.worker.outage import Outage, backoff_s, open_patiently
+from ropeway.runtime import SYSTEM
+from ropeway.worker.outage import Outage, open_patiently
 from ropeway.worker.process.exits import (
     EXIT_CONFIG,
     EXIT_OK,
@@ -60,7 +59,7 @@ class Supervisor:
         self._children: dict[str, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self._exit_code = EXIT_OK
-        self._outage = Outage(SYSTEM_CLOCK)
+        self._outage = Outage(SYSTEM)
         self._handing_back: set[asyncio.Task[None]] = set()
 
     @property
@@ -111,7 +110,7 @@ class Supervisor:
             await self._sleep(delay_s)
 
     async def _run_child(self) -> int:
-        worker = str(uuid4())
+        worker = SYSTEM.new_id()
         child = await asyncio.create_subprocess_exec(
             *self._command,
             env={**os.environ, ID_VARIABLE: worker, PARENT_VARIABLE: str(os.getpid())},
@@ -137,7 +136,7 @@ class Supervisor:
             except BrokerError as error:
                 self._outage.failed("abandon", error)
                 failures += 1
-                await asyncio.sleep(backoff_s(failures))
+                await asyncio.sleep(self._outage.backoff_s(failures))
             else:
                 self._outage.worked()
                 if count:

@@ -11,7 +11,7 @@ import time
 import traceback
 from typing import Final
 
-from ropeway.clock import Clock
+from ropeway.runtime import SYSTEM, Runtime
 
 _log = logging.getLogger("ropeway.worker")
 
@@ -26,10 +26,11 @@ class Watchdog:
         stall_ms: how late the loop may be before it counts as stuck; 0: nothing is watched.
     """
 
-    def __init__(self, *, stall_ms: int, clock: Clock) -> None:
+    def __init__(self, *, stall_ms: int, runtime: Runtime = SYSTEM) -> None:
         self._stall_ms = stall_ms
-        self._clock = clock
-        self._seen_ms = clock.mono_ms()
+        self._clock = runtime.clock
+        self._start_thread = runtime.start_thread
+        self._seen_ms = self._clock.mono_ms()
         self._ended = threading.Event()
         self._thread_id = threading.get_ident()
 
@@ -48,7 +49,8 @@ class Watchdog:
             return
         self._thread_id = threading.get_ident()
         self._seen_ms = self._clock.mono_ms()
-        threading.Thread(target=self._watch, name="ropeway-watchdog", daemon=True).start()
+        if self._start_thread is not None:
+            self._start_thread(self._watch, "ropeway-watchdog")
         try:
             while True:
                 self._seen_ms = self._clock.mono_ms()

@@ -1,0 +1,1 @@
+"""What is gone leaves no trace; what comes again comes whole."""
