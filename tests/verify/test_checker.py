@@ -396,6 +396,12 @@ def test_a_run_that_was_replaced_holds_no_lease_that_a_kill_could_hit() -> None:
     assert report_of(forgery.history(), plan, {}).faults["kill_one"].hits == 0
 
 
+def test_a_run_that_ends_while_the_signal_is_on_its_way_was_not_interrupted() -> None:
+    forgery = good().ask("x").run(20, 20.503, "x").final("x")
+    forgery.add("fault", 20.5, kind="kill_one", until_s=20.51, key="7")
+    assert broken(forgery) == {}
+
+
 def test_a_report_shows_the_lines_of_the_ledger_that_prove_it() -> None:
     forgery = good().ask("x").run(20, 21, "x").run(22, 23, "x", token=2).final("x")
     plain = report_of(forgery.history(), PLAN, {}).plain()

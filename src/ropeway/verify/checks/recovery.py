@@ -66,9 +66,11 @@ def recovered(history: History) -> Check:
 
 
 def _is_over(history: History, run: Run) -> bool:
-    """The handler process outlived its worker, or an operator has cancelled the job."""
+    """The job was cancelled meanwhile, or its run ended while the signal was on its way."""
     record = history.records.get(run.began.job)
-    return record is not None and record.state is State.CANCELLED
+    if record is None:
+        return False
+    return record.state is State.CANCELLED or (record.state is State.COMPLETED and run.returned)
 
 
 def in_time(history: History) -> Check:
