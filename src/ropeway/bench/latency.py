@@ -98,8 +98,8 @@ class Sent:
     def __init__(self, task: Task[[int], int], *, first: int, jobs: int) -> None:
         self._task = task
         self.first = first
-        self.called_ns = array("q", bytes(8 * jobs))
-        self.returned_ns = array("q", bytes(8 * jobs))
+        self.called_ns: array[int] = array("q", bytes(8 * jobs))
+        self.returned_ns: array[int] = array("q", bytes(8 * jobs))
 
     async def at(self, rate: float) -> float:
         """Send all of them; the rate that was reached."""

@@ -25,7 +25,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
-        self.jobs = len(self._map) // _BYTES_PER_JOB
+        self.jobs: int = len(self._map) // _BYTES_PER_JOB
         whole = memoryview(self._map)
         self._starts = whole[: 8 * self.jobs].cast("q")
         self._counts = whole[8 * self.jobs :]

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from ropeway import Ropeway
+from ropeway.bench.ledger import Ledger
 from ropeway.bench.tasks import PLACE_VARIABLE, make_subject
 
-app = make_subject(None, Path(os.environ[PLACE_VARIABLE])).app
+app: Ropeway[Ledger] = make_subject(None, Path(os.environ[PLACE_VARIABLE])).app

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ropeway.bench.figures import Answer
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     no_args_is_help=True,
     help="Measure a broker on this machine, in a queue of its own that is purged afterwards.",
 )

@@ -12,7 +12,7 @@ from ropeway.cli import bench, enqueue, jobs, migrate, queues, verify, version, 
 from ropeway.cli.exits import EXIT_CODES, Exit, debugging, failure_of, one_line
 from ropeway.cli.output.stream import note
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="ropeway",
     no_args_is_help=True,
     epilog=EXIT_CODES,

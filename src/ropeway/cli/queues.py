@@ -16,7 +16,7 @@ from ropeway.cli.output.stream import emit, emit_json, emit_text, note
 from ropeway.cli.store import Store
 from ropeway.job import JobRecord, State
 
-app = typer.Typer(no_args_is_help=True, help="Look at, pause and empty queues.")
+app: typer.Typer = typer.Typer(no_args_is_help=True, help="Look at, pause and empty queues.")
 
 _NOT_RUNNING = frozenset(State) - {State.RUNNING}
 _TITLES = {

@@ -14,7 +14,9 @@ from ropeway.cli.output.spell import ago, count_of, now_ms
 from ropeway.cli.output.stream import emit, emit_json, emit_text, note
 from ropeway.cli.store import Store
 
-app = typer.Typer(no_args_is_help=True, help="Look at workers and steer them while they run.")
+app: typer.Typer = typer.Typer(
+    no_args_is_help=True, help="Look at workers and steer them while they run."
+)
 
 _ID_SHOWN = 8  # characters of a worker's random id that a person needs
 

@@ -38,14 +38,14 @@ QUEUES: Final = ("a", "b")
 LEASE_MS: Final = 1_000
 WORKERS: Final = ("w1", "w2")
 
-uniques = st.none() | st.builds(
+uniques: st.SearchStrategy[Any] = st.none() | st.builds(
     UniqueKey,
     key=st.sampled_from(["k", "l"]),
     window_ms=st.sampled_from([0, 0, 1_500]),
     on_conflict=st.sampled_from(["return", "replace"]),
     release_on_failure=st.booleans(),
 )
-words = st.fixed_dictionaries(
+words: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {
         "queue": st.sampled_from(QUEUES),
         "priority": st.sampled_from([0, 0, 0, 5]),
@@ -57,7 +57,7 @@ words = st.fixed_dictionaries(
         "on_parent_failed": st.sampled_from(["cancel", "run", "wait"]),
     }
 )
-delays = st.sampled_from([0, 300, 1_000])
+delays: st.SearchStrategy[int] = st.sampled_from([0, 300, 1_000])
 
 
 def comparable(record: JobRecord) -> tuple[Job, dict[str, Any]]:
@@ -74,17 +74,17 @@ class BrokerMachine(RuleBasedStateMachine):
 
     open_subject: Open
 
-    jobs = Bundle("jobs")
-    leases = Bundle("leases")
+    jobs: Bundle[Any] = Bundle("jobs")
+    leases: Bundle[Any] = Bundle("leases")
 
     def __init__(self) -> None:
         super().__init__()
-        self.runner = asyncio.Runner()
-        self.clock = ManualClock()
+        self.runner: asyncio.Runner = asyncio.Runner()
+        self.clock: ManualClock = ManualClock()
         self.oracle: JobStore = MemoryBroker(clock=self.clock)
         self.subject: JobStore = self.run(type(self).open_subject(self.clock))
         self.run(self.oracle.open())
-        self.number = 0
+        self.number: int = 0
 
     def run(self, awaitable: Awaitable[T]) -> T:
         """Wait for one call, on this machine's own event loop."""

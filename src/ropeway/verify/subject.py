@@ -28,7 +28,7 @@ WORKER_VARIABLE: Final = "ROPEWAY_VERIFY_WORKER"
 LEASE_S: Final = float(os.environ[LEASE_VARIABLE])
 STALL_LOOK_S: Final = 0.05
 
-ledger = Ledger(
+ledger: Ledger = Ledger(
     Path(os.environ[LEDGER_VARIABLE]), pid=int(os.environ.get(WORKER_VARIABLE, os.getpid()))
 )
 
@@ -52,7 +52,7 @@ def watch_for_stalls() -> None:
         before_s = now_s
 
 
-app = Ropeway(
+app: Ropeway[None] = Ropeway(
     lifespan=_watched,
     defaults={"crash_max": 10_000, "attempts": 1_000, "retention": RETENTION_S},
 )

@@ -63,7 +63,7 @@ class Fetcher:
         self._window_ended = 0
         self._recent = 0
         self.queues: Queues = options.queues
-        self.quiet = False
+        self.quiet: bool = False
         settler.on_settled = self._on_settled
 
     def recheck(self) -> None:

@@ -48,13 +48,13 @@ class Runner:
     ) -> None:
         self._settler = settler
         self._calls = Calls(tasks, settler, state=state, runtime=runtime)
-        self.now_ms = runtime.clock.mono_ms
+        self.now_ms: Callable[[], int] = runtime.clock.mono_ms
         self._buffer: deque[Run] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._slots: dict[asyncio.Task[None], None] = {}  # this and the next: in order
         self._running: dict[Run, None] = {}
-        self.concurrency = concurrency
-        self.ended = 0
+        self.concurrency: int = concurrency
+        self.ended: int = 0
         self.on_room: Callable[[], None] | None = None
         self.room_at = 0
 

@@ -50,8 +50,8 @@ class Settler:
         self._sent_at_ms = 0
         self._in_flight = 0
         self.on_settled: Callable[[], None] | None = None
-        self.processed = 0
-        self.failed = 0
+        self.processed: int = 0
+        self.failed: int = 0
 
     @property
     def waiting(self) -> int:

@@ -23,8 +23,8 @@ class State:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.wall = ForwardClock(clock)
-        self.table = Table()
+        self.wall: ForwardClock = ForwardClock(clock)
+        self.table: Table = Table()
         self.seq = 0
         self.token = 0
         self.event_seq = 0

@@ -47,11 +47,11 @@ class Call:
     __slots__ = ("argument", "error", "future", "orphaned", "result", "together", "verb", "weight")
 
     def __init__(self, verb: Verb, argument: Any, future: asyncio.Future[Any]) -> None:
-        self.verb = verb
-        self.argument = argument
-        self.future = future
+        self.verb: Verb = verb
+        self.argument: Any = argument
+        self.future: asyncio.Future[Any] = future
         self.together: Verb | None = None  # the same verb for a list of arguments
-        self.weight = HEAVY  # about how many jobs it touches
+        self.weight: int = HEAVY  # about how many jobs it touches
         self.orphaned: Callable[[Any], None] | None = None  # the answer has no taker
         self.result: Any = None
         self.error: BaseException | None = None

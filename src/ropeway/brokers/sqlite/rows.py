@@ -1,7 +1,7 @@
 """How a job is written as a row of `jobs`, and read back."""
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, cast
 
 import apsw
@@ -59,9 +59,9 @@ class Extra(msgspec.Struct, omit_defaults=True):
     cancel_requested: bool = False
 
 
-encode = msgspec.msgpack.Encoder().encode
-decode_job = msgspec.msgpack.Decoder(Job).decode
-decode_jobs = msgspec.msgpack.Decoder(list[Job]).decode
+encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
+decode_job: Callable[[bytes], Job] = msgspec.msgpack.Decoder(Job).decode
+decode_jobs: Callable[[bytes], list[Job]] = msgspec.msgpack.Decoder(list[Job]).decode
 _decode_extra = msgspec.msgpack.Decoder(Extra).decode
 _EMPTY: Final = encode(Extra())
 _NO_EXTRA: Final = Extra()

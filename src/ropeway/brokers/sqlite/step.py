@@ -53,11 +53,11 @@ class Step:
     __slots__ = ("counts", "mono_ms", "now_ms", "sql", "woke")
 
     def __init__(self, sql: Connection, *, now_ms: int, mono_ms: int) -> None:
-        self.sql = sql
-        self.now_ms = now_ms  # wall clock, never backwards: schedules
-        self.mono_ms = mono_ms  # leases
+        self.sql: Connection = sql
+        self.now_ms: int = now_ms  # wall clock, never backwards: schedules
+        self.mono_ms: int = mono_ms  # leases
         self.counts: Counter[tuple[str, int]] = Counter()  # changes of `counters`
-        self.woke = False  # somebody may be waiting for what was done
+        self.woke: bool = False  # somebody may be waiting for what was done
 
     def finish(self) -> None:
         """Write the changed counts; the last thing before the commit."""

@@ -4,7 +4,7 @@ import typer
 
 from ropeway.cli.jobs import act, edit, look
 
-app = typer.Typer(no_args_is_help=True, help="Find, look at and change jobs.")
+app: typer.Typer = typer.Typer(no_args_is_help=True, help="Find, look at and change jobs.")
 
 app.command("list")(look.list_jobs)
 app.command("show")(look.show_job)

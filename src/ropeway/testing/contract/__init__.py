@@ -133,7 +133,7 @@ class JobStoreContract(
 ):
     """The whole contract. A subclass gives the async fixture `broker`."""
 
-    pytestmark = pytest.mark.anyio
+    pytestmark: pytest.MarkDecorator = pytest.mark.anyio
 
     @pytest.fixture
     def clock(self) -> ManualClock:

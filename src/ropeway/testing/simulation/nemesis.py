@@ -41,7 +41,7 @@ class Fleet:
         self._workers: dict[str, Worker] = {}
         self._clocks: dict[str, HostClock] = {}
         self._armed: str | None = None
-        self.at_peace = False
+        self.at_peace: bool = False
 
     def _note(self, what: str, whom: str, **facts: Any) -> None:
         self._world.note("world", "fault", what=what, whom=whom, **facts)

@@ -49,9 +49,9 @@ class World:
     def __init__(self, seed: int, broker: str, loop: VirtualLoop) -> None:
         self.seed = seed
         self.loop = loop
-        self.history = History()
-        self.clock = HostClock(loop)
-        self.weather = Weather()
+        self.history: History = History()
+        self.clock: HostClock = HostClock(loop)
+        self.weather: Weather = Weather()
         self.known: list[JobRef] = []
         self.links: dict[str, Link] = {}
         shared_memory = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
@@ -59,7 +59,7 @@ class World:
         self._folder = tempfile.TemporaryDirectory(prefix="ropeway-simulation-", dir=within)
         self._make = BROKERS[broker](Path(self._folder.name), self.clock)
         self._brokers: list[JobStore] = []
-        self.observer = self.make_broker()
+        self.observer: JobStore = self.make_broker()
         self._answers: dict[str, list[str]] = {}
 
     def random(self, name: str) -> Random:
