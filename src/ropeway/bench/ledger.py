@@ -1,7 +1,8 @@
 """What the handlers did, by their own word: when each job began first, and how often it began.
 
 A file of fixed size, mapped by the worker and by the bench. A mark is two stores into memory,
-which costs about a microsecond, and belongs to the kernel at once: the death of a worker loses none.
+which costs about a microsecond, and belongs to the kernel at once: the death of a worker loses
+none.
 """
 
 import mmap
