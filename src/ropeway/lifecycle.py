@@ -29,7 +29,6 @@ import msgspec
 from ropeway.action import Action, BuryJob, CancelJob, EditJob, MoveJob, RetryJob, RunNow
 from ropeway.job import (
     FINAL,
-    UNFINISHED,
     WAITING,
     Crash,
     Failure,
@@ -484,8 +483,3 @@ def holds_key(job: Job, state: State, *, now_ms: int) -> bool:
     if unique.release_on_failure and state in (DEAD, CANCELLED):
         return False
     return now_ms < job.created_at_ms + unique.window_ms
-
-
-def is_final(state: State) -> bool:
-    """Completed, dead or cancelled."""
-    return state not in UNFINISHED

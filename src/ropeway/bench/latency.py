@@ -5,18 +5,19 @@ have returned, so that a slow moment is not hidden by the producer waiting for i
 """
 
 import asyncio
-import tempfile
 import time
 from array import array
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
-from ropeway.bench.figures import Answer, Figures, percentile, settings
+from ropeway.bench.figures import Answer, Figures, percentile
 from ropeway.bench.ledger import Ledger
+from ropeway.bench.repeating import repeated
 from ropeway.bench.serving import Check, serving
-from ropeway.bench.tasks import LEDGER_FILE, Subject, TaskName, make_subject
+from ropeway.bench.tasks import LEDGER_FILE, Subject, TaskName
 from ropeway.errors import ConfigError, RopewayError
 from ropeway.task import Task
 
@@ -58,18 +59,8 @@ async def latency(pace: Pace) -> Answer:
         ConfigError: a setting or the URL cannot be meant.
         RopewayError: the broker or the worker failed.
     """
-    runs: list[Figures] = []
-    told: dict[str, Any] = {}
-    for _ in range(pace.repeat):
-        with tempfile.TemporaryDirectory(prefix="ropeway-bench-") as made:
-            place = Path(made)
-            subject = make_subject(pace.url, place)
-            async with subject.app:
-                capabilities = subject.app.store.capabilities
-                told = told or settings(pace.url, capabilities, concurrency=pace.concurrency)
-                runs.append(await _run(pace, subject, place))
     shape = {"jobs": pace.jobs, "rate": pace.rate, "seconds": pace.seconds, "task": pace.task}
-    return Answer.of("latency", {**told, **shape}, runs)
+    return await repeated("latency", pace, shape, partial(_run, pace))
 
 
 async def _run(pace: Pace, subject: Subject, place: Path) -> Figures:

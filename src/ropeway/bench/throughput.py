@@ -1,20 +1,21 @@
 """`ropeway bench throughput`: enqueue in three ways, then let one worker run what waits."""
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
 from ropeway.app import Ropeway
-from ropeway.bench.figures import Answer, Figures, settings
+from ropeway.bench.figures import Answer, Figures
 from ropeway.bench.ledger import Ledger
+from ropeway.bench.repeating import repeated
 from ropeway.bench.serving import Check, serving
-from ropeway.bench.tasks import LEDGER_FILE, Subject, TaskName, make_subject, usage_in
+from ropeway.bench.tasks import LEDGER_FILE, Subject, TaskName, usage_in
 from ropeway.broker import Filter
 from ropeway.errors import ConfigError
 from ropeway.job import UNFINISHED, State
@@ -61,18 +62,8 @@ async def throughput(load: Load) -> Answer:
         ConfigError: a setting or the URL cannot be meant.
         RopewayError: the broker or the worker failed.
     """
-    runs: list[Figures] = []
-    told: dict[str, Any] = {}
-    for _ in range(load.repeat):
-        with tempfile.TemporaryDirectory(prefix="ropeway-bench-") as made:
-            place = Path(made)
-            subject = make_subject(load.url, place)
-            async with subject.app:
-                capabilities = subject.app.store.capabilities
-                told = told or settings(load.url, capabilities, concurrency=load.concurrency)
-                runs.append(await _run(load, subject, place))
     shape = {"jobs": load.jobs, "task": load.task, "callers": load.callers, "batch": load.batch}
-    return Answer.of("throughput", {**told, **shape}, runs)
+    return await repeated("throughput", load, shape, partial(_run, load))
 
 
 async def _run(load: Load, subject: Subject, place: Path) -> Figures:
