@@ -1,8 +1,8 @@
 """Print README's capability table, made from the brokers' own `Capabilities` values."""
 
-from ropeway.broker import Capabilities
 from ropeway.brokers.memory import MemoryBroker
 from ropeway.brokers.sqlite import SQLiteBroker
+from ropeway.capabilities import Capabilities
 
 
 def _yes(*, able: bool) -> str:

@@ -17,150 +17,13 @@ from typing import Literal, Protocol
 import msgspec
 
 from ropeway.action import Acted, Action
-from ropeway.errors import ConfigError, PayloadTooLarge, Unsupported
-from ropeway.job import (
-    PRIORITY_MAX,
-    Job,
-    JobRecord,
-    JobRef,
-    Lease,
-    Progress,
-    State,
-)
+from ropeway.capabilities import Capabilities
+from ropeway.flow.rules import Rule, RuleInfo
+from ropeway.job import Job, JobRecord, JobRef, Lease, Progress, State
 from ropeway.outcome import Outcome, Settled
 
 Queues = Sequence[str] | Mapping[str, int]
 """Which queues to serve: a sequence is strict (first the first), a mapping gives weights."""
-
-
-class Capabilities(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a broker can do, as a value with numbers. Constant once the broker is open."""
-
-    name: str
-    level: Literal["store", "transport"] = "store"
-    durable: bool  # survives the end of the process
-    shared: bool  # serves more than one process
-    durability: str  # what "acknowledged" means, in a few words
-    ordering: Literal["none", "fifo", "priority"] = "priority"
-    priority_levels: int = PRIORITY_MAX + 1
-    delay_max_ms: int = 2**53
-    lease_max_ms: int = 24 * 3600 * 1000
-    attempt_exact: bool = True
-    batch_max: int = 10_000
-    payload_max_bytes: int = 16 * 1024 * 1024
-    unique: bool = True
-    ordering_keys: bool = True
-    workflow_edges: bool = True  # parents, unblocks, Ack(then)
-    wakeup: Literal["push", "poll"] = "push"
-    limits: bool = False
-    fair: bool = False
-    groups: bool = False
-    schedules: bool = False
-
-    def refuse(self, job: Job) -> None:
-        """Raise before anything is written when the job asks for what this broker lacks.
-
-        Raises:
-            Unsupported: a feature that the capabilities lack.
-            PayloadTooLarge: the payload is over `payload_max_bytes`.
-            ConfigError: a field has a value that no broker takes.
-        """
-        check(job)
-        if len(job.payload) > self.payload_max_bytes:
-            raise PayloadTooLarge(
-                f"job {job.id}: its payload has {len(job.payload)} bytes; {self.name} takes at "
-                f"most {self.payload_max_bytes}. Store the data elsewhere and pass its address."
-            )
-        if job.delay_ms > self.delay_max_ms:
-            raise Unsupported(
-                f"job {job.id}: delay_ms={job.delay_ms} is longer than the {self.delay_max_ms} ms "
-                f"that {self.name} can wait. Give a shorter delay."
-            )
-        if (job.unique or job.ordering_key or job.parents or job.unblocks) or (
-            job.limits or job.fair_key or job.group_key or job.schedule_id
-        ):
-            self._refuse_features(job)
-
-    def _refuse_features(self, job: Job) -> None:
-        for used, able, what in (
-            (job.limits, self.limits, "limits"),
-            (job.fair_key, self.fair, "fair_key"),
-            (job.group_key, self.groups, "group_key"),
-            (job.schedule_id, self.schedules, "schedule_id"),
-            (job.unique, self.unique, "unique"),
-            (job.ordering_key, self.ordering_keys, "ordering_key"),
-            (job.parents or job.unblocks, self.workflow_edges, "parents and unblocks"),
-        ):
-            if used and not able:
-                raise Unsupported(
-                    f"job {job.id}: {self.name} does not support {what}. Leave it out, or use a "
-                    "broker whose row in the capability table has it."
-                )
-
-    def refuse_all(self, jobs: Sequence[Job]) -> None:
-        """`refuse` each job of one call, and a call of more than `batch_max` jobs."""
-        if len(jobs) > self.batch_max:
-            raise ConfigError(
-                f"{len(jobs)} jobs in one call; {self.name} takes at most {self.batch_max}. "
-                "Enqueue them in several calls."
-            )
-        for job in jobs:
-            self.refuse(job)
-
-    def refuse_reserve(self, *, limit: int, lease_ms: int) -> None:
-        """Raise ConfigError when `reserve` is asked for no job, or for a lease out of range."""
-        if limit < 1:
-            raise ConfigError(f"limit={limit} reserves nothing; give 1 or more")
-        if not 1 <= lease_ms <= self.lease_max_ms:
-            raise ConfigError(
-                f"lease_ms={lease_ms} is not within 1..{self.lease_max_ms}, which is what "
-                f"{self.name} can keep"
-            )
-
-
-def check(job: Job) -> None:
-    """Raise ConfigError when a field of the job has a value that no broker takes."""
-    if not (job.id and job.task and job.queue):
-        raise ConfigError(f"job {job.id!r}: id, task and queue must not be empty")
-    if not 0 <= job.priority <= PRIORITY_MAX:
-        raise ConfigError(f"job {job.id}: priority {job.priority} is not within 0..{PRIORITY_MAX}")
-    if job.delay_ms < 0 or job.crash_max < 0 or _has_other_numbers(job):
-        _check_numbers(job)
-    if job.delay_ms and job.scheduled_at_ms is not None:
-        raise ConfigError(f"job {job.id}: give a delay or a time to start at, not both")
-    if job.unique is not None and job.unblocks:
-        raise ConfigError(
-            f"job {job.id}: a job that others wait for may not be unique, since a duplicate "
-            "would leave them waiting for ever"
-        )
-    if job.ordering_key is not None and (job.fair_key is not None or job.group_key is not None):
-        raise ConfigError(f"job {job.id}: ordering_key excludes fair_key and group_key")
-    if job.id in job.parents or (job.unblocks and any(ref.id == job.id for ref in job.unblocks)):
-        raise ConfigError(f"job {job.id}: a job cannot wait for itself")
-
-
-def _has_other_numbers(job: Job) -> bool:
-    return not (
-        job.retention_ms is None
-        and job.expires_after_ms is None
-        and job.deadline_after_ms is None
-        and job.attempt_max is None
-        and job.timeout_ms is None
-    )
-
-
-def _check_numbers(job: Job) -> None:
-    for value, least, name in (
-        (job.delay_ms, 0, "delay_ms"),
-        (job.crash_max, 0, "crash_max"),
-        (job.retention_ms, 0, "retention_ms"),
-        (job.expires_after_ms, 0, "expires_after_ms"),
-        (job.deadline_after_ms, 0, "deadline_after_ms"),
-        (job.attempt_max, 1, "attempt_max"),
-        (job.timeout_ms, 1, "timeout_ms"),
-    ):
-        if value is not None and value < least:
-            raise ConfigError(f"job {job.id}: {name}={value} is too small; give {least} or more")
 
 
 # --------------------------------------------------------------------------------- answers
@@ -173,15 +36,21 @@ class EnqueueAnswer(StrEnum):
     DUPLICATE_ID = "duplicate_id"  # this very job is there already; nothing was written
     DUPLICATE_KEY = "duplicate_key"  # another job holds the unique key; nothing was written
     REPLACED = "replaced"  # the waiting holder of the key took this job's words
-    FULL = "full"
+    FULL = "full"  # the queue has reached its bound; nothing was written
+    DROPPED = "dropped"  # as FULL, where the queue's rule says to drop what is new
 
 
-class Enqueued(msgspec.Struct, frozen=True, gc=False):
-    """The answer to one job; `id` is that of the job that exists now."""
+class Enqueued(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """The answer to one job; `id` is that of the job that exists now.
+
+    With FULL and DROPPED there is none: `id` is the job's own, and `retry_after_ms` estimates from
+    how fast the queue was served lately when there will be room (None: nobody serves it).
+    """
 
     answer: EnqueueAnswer
     id: str
     queue: str
+    retry_after_ms: int | None = None
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -258,6 +127,18 @@ class QueueInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     paused: bool
     counts: dict[State, int]
     oldest_due_ms: int | None  # when its first available job became due
+
+
+class KeyInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One key of a limit, as it stands now."""
+
+    name: str
+    queue: str  # "" for a limit of the whole app
+    key: str
+    running: tuple[JobRef, ...]  # the jobs that hold it, at most 100 of them
+    used: int  # how many
+    parked: int  # available jobs that wait for it
+    opens_at_ms: int | None = None  # when time alone lets the next one start
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -343,9 +224,9 @@ class Broker(Protocol):
     async def enqueue(self, jobs: Sequence[Job], *, call_id: str | None = None) -> list[Enqueued]:
         """Store jobs durably, in one atomic step, and wake waiting workers.
 
-        Bad and unsupported values refuse the whole call before any write. Duplicates are answers
-        by position; the rest is written. Checks come in this order: call, id, unique key. A
-        repeated `call_id` (remembered for 60 s) gets the same answers and changes nothing.
+        Bad and unsupported values refuse the whole call before any write. Duplicates and FULL are
+        answers by position; the rest is written. Checks come in this order: call, id, unique key,
+        length. A repeated `call_id` (remembered for 60 s) gets the same answers, changing nothing.
         A job with parents is pending until all are completed: those that are completed already
         count at once, those that failed count by `on_parent_failed`, and those not yet known are
         waited for. A job with `unblocks` is added to the parents of each named pending job.
@@ -367,6 +248,14 @@ class Broker(Protocol):
         not `maintain` has run. Waits up to `wait_ms` for the first job; returns [] after that.
         A suspect (two crashes) comes as the only lease of a call. Of one ordering key at most
         one job runs, in the order of seq.
+
+        Limits: a job starts only if each of its limits, and those of its queue, have room for it;
+        they are taken in this same step, all or none. One that is refused is parked under the
+        limit and key that refused it (`blocked_on`), still available, and does not hold up jobs
+        of other keys; it comes back to its old place when there is room. A slot is held exactly
+        while the job is running, so it ends with the lease. A rate's token is spent at the start.
+
+        Fair keys: see `ropeway.flow.fair`. Jobs that gather for a batch are not handed out here.
         """
         ...
 
@@ -482,6 +371,56 @@ class JobStore(Broker, Protocol):
 
     async def workers(self) -> list[WorkerInfo]:
         """The workers heard of in the last 60 s."""
+        ...
+
+    async def reserve_group(
+        self, queues: Queues, *, worker: str, lease_ms: int, wait_ms: int = 0
+    ) -> list[Lease]:
+        """Hand out one batch: the gathered jobs of one task and group key, at most its size.
+
+        A batch is ready by its `GroupRule`: when it is full, when no job has come for the grace
+        period, or when its oldest job has waited long enough; without a rule each job by itself.
+        Paused queues give none. Each job has a lease of its own and is settled by itself; an
+        attempt is counted for each. Waits up to `wait_ms` for a batch; returns [] after that.
+        """
+        ...
+
+    async def declare(self, rules: Sequence[Rule]) -> None:
+        """Say what the code wants enforced; replaces earlier words, not an operator's override.
+
+        A job may name a limit only once it is declared; until then it is refused.
+
+        Raises:
+            ConfigError: a rule that cannot be meant. Nothing was written.
+        """
+        ...
+
+    async def override(self, rules: Sequence[Rule], *, force: bool = False) -> None:
+        """Put an operator's rules before those of the code, from now on and until `reset`.
+
+        Raises:
+            ConfigError: a rule that cannot be meant, a limit or batch task that nobody has
+                declared, or fewer slots than are in use now, unless `force`: then those that run
+                go on, and none starts until there is room. Nothing was written.
+        """
+        ...
+
+    async def reset(self, rules: Sequence[Rule]) -> int:
+        """Take back the overrides of these rules' names; how many there were."""
+        ...
+
+    async def rules(self) -> list[RuleInfo]:
+        """All rules, by kind and name."""
+        ...
+
+    async def keys(self, name: str, *, key: str | None = None, limit: int = 100) -> list[KeyInfo]:
+        """The keys of a limit that hold or wait, those with the most parked jobs first.
+
+        Args:
+            name: of the limit; of a limit of a queue itself: "queue:" and its name.
+            key: only this one.
+            limit: how many at most.
+        """
         ...
 
     async def abandon(self, workers: Sequence[str]) -> int:

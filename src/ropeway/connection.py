@@ -9,8 +9,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from ropeway.broker import Capabilities, JobStore
+from ropeway.broker import JobStore
 from ropeway.brokers.registry import broker_from_url
+from ropeway.capabilities import Capabilities
 from ropeway.errors import ConfigError
 from ropeway.sync import Portal, refuse_in_loop, run_on
 

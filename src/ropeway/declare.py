@@ -3,13 +3,15 @@
 import inspect
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from ropeway.context import Context
 from ropeway.definition import Definition, Kind
 from ropeway.duration import to_ms
 from ropeway.errors import ConfigError
+from ropeway.flow.options import CircuitBreaker, Concurrency, Fair, FlowLimit, RateLimit, named
+from ropeway.flow.rules import LimitRule
 from ropeway.options import (
     CODECS,
     PARENT_FAILED,
@@ -70,6 +72,13 @@ def _define(func: Callable[..., Any], name: str, options: Mapping[str, Any]) -> 
             f"soft_timeout={options['soft_timeout']!r} must be shorter than "
             f"timeout={options['timeout']!r}: it is the warning before it"
         )
+    ordering = _parameter(func, parameters, "ordering", options.get("ordering"))
+    fair = _fair(func, parameters, options.get("fair"))
+    if ordering is not None and fair is not None:
+        raise ConfigError(
+            f"ordering={ordering!r} and fair={fair.key!r}: jobs cannot both keep their order and "
+            "take turns; give one of the two"
+        )
     fields: dict[str, Any] = {
         option: check(options[option]) for option, check in _CHECKED.items() if option in options
     }
@@ -86,7 +95,9 @@ def _define(func: Callable[..., Any], name: str, options: Mapping[str, Any]) -> 
         expires_after_ms=_ms(options, "expires"),
         retention_ms=_ms(options, "retention"),
         unique=unique,
-        ordering=_ordering(func, parameters, options.get("ordering")),
+        ordering=ordering,
+        limits=_limits(func, parameters, name, options),
+        fair=fair,
         **fields,
     )
 
@@ -134,16 +145,53 @@ def _ms(options: Mapping[str, Any], name: str, *, minimum_ms: int = 0) -> int | 
     return None if value is None else to_ms(value, name=name, minimum_ms=minimum_ms)
 
 
-def _ordering(func: Callable[..., Any], parameters: Parameters, name: object) -> str | None:
+def _parameter(
+    func: Callable[..., Any], parameters: Parameters, option: str, name: object
+) -> str | None:
+    """The name of a parameter with one value, from which an option takes a key."""
     if name is None:
         return None
     if not isinstance(name, str) or name not in parameters.names:
         of = ", ".join(parameters.names) or "none"
-        raise ConfigError(f"ordering={name!r}: name one of its parameters ({of})")
+        raise ConfigError(f"{option}={name!r}: name one of its parameters ({of})")
     star = inspect.signature(func).parameters[name].kind
     if star in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
-        raise ConfigError(f"ordering={name!r}: name a parameter with one value, not *args")
+        raise ConfigError(f"{option}={name!r}: name a parameter with one value, not *args")
     return name
+
+
+def _fair(func: Callable[..., Any], parameters: Parameters, given: object) -> Fair | None:
+    if given is None:
+        return None
+    fair = Fair(given) if isinstance(given, str) else given
+    if not isinstance(fair, Fair):
+        raise ConfigError(f"fair={given!r}: give the name of a parameter, or Fair(...)")
+    _parameter(func, parameters, "fair", fair.key)
+    return fair
+
+
+def _limits(
+    func: Callable[..., Any], parameters: Parameters, task: str, options: Mapping[str, Any]
+) -> tuple[tuple[LimitRule, str | None], ...]:
+    limits: list[FlowLimit] = []
+    for option, kind in _LIMITS.items():
+        given: object = options.get(option, ())
+        several = cast("Sequence[object]", given if isinstance(given, (list, tuple)) else (given,))
+        for limit in several:
+            if not isinstance(limit, kind):
+                raise ConfigError(
+                    f"{option}={limit!r}: give {kind.__name__}(...) or a list of them"
+                )
+            _parameter(func, parameters, f"{option} key", limit.key)
+            limits.append(limit)
+    return named(limits, task)
+
+
+_LIMITS: Mapping[str, type[FlowLimit]] = {
+    "rate": RateLimit,
+    "concurrency": Concurrency,
+    "breaker": CircuitBreaker,
+}
 
 
 def takes_context(func: Callable[..., Any]) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ropeway.flow.options import Fair
+from ropeway.flow.rules import GroupRule, LimitRule
 from ropeway.retry import RetryPolicy
 from ropeway.signature import Parameters
 from ropeway.unique import Unique
@@ -36,6 +38,10 @@ class Definition:
     crash_max: int = 3
     unique: Unique | None = None
     ordering: str | None = None  # the parameter whose value is the ordering key
+    limits: tuple[tuple[LimitRule, str | None], ...] = ()  # each with the parameter of its key
+    fair: Fair | None = None
+    batch: GroupRule | None = None  # many jobs, one call
+    fallback: Callable[..., Any] | None = None  # called before a job that failed for good ends dead
     ack: AckWhen = "after"  # "before": at most once
     codec: CodecName = "json"
     payload_max_bytes: int = 1024 * 1024

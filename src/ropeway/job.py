@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 PRIORITY_MAX = 10
+FAIR_WEIGHT_MAX = 1_000_000
 SUSPECT_CRASHES = 2  # a job with so many may kill its worker
 
 
@@ -48,13 +49,17 @@ class UniqueKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     """At most one job of a queue holds `key` at a time.
 
     It is held while the job is in one of the states `during`, and in any case until `window_ms`
-    after the enqueue; `release_on_failure` gives up the rest of the window when the job ends dead
-    or cancelled.
+    after the enqueue, or with `period_ms` until the end of the period (counted from the epoch)
+    that the enqueue falls in; `release_on_failure` gives up the rest of the window when the job
+    ends dead or cancelled. A job that is replaced starts `delay_max_ms` after its enqueue at the
+    latest, whatever delay the new words ask for.
     """
 
     key: str
     during: frozenset[State] = UNFINISHED
     window_ms: int = 0
+    period_ms: int = 0
+    delay_max_ms: int | None = None
     on_conflict: OnConflict = "return"
     release_on_failure: bool = True
 
@@ -98,11 +103,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     on_parent_failed: OnParentFailed = "cancel"
     retention_ms: int | None = None  # of the completed or cancelled record; 0: removed at once
     revision: int = 0  # of this job's words: an edit adds one
-    # Kept for flow control, schedules and workflows; a broker whose capabilities lack them refuses.
-    fair_key: str | None = None
+    fair_key: str | None = None  # the tenant; see `ropeway.flow.fair`
     fair_weight: int = 1
-    limits: tuple[LimitKey, ...] = ()
-    group_key: str | None = None
+    limits: tuple[LimitKey, ...] = ()  # all of them must have room
+    group_key: str | None = None  # gathers with the others of this task and key into batches
+    # Kept for schedules and workflows; a broker whose capabilities lack them refuses.
     workflow_id: str | None = None
     schedule_id: str | None = None
 
@@ -152,7 +157,8 @@ class Status(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     started_at_ms: int | None = None
     finished_at_ms: int | None = None
     waiting_on: frozenset[str] = frozenset()
-    blocked_on: str | None = None  # why an available job is not handed out, e.g. "ordering:k"
+    # Why an available job is not handed out: "ordering:KEY", "limit:NAME:KEY" or "group:KEY".
+    blocked_on: str | None = None
     reason: str | None = None  # why the job is in this state, when that is not obvious
     errors: tuple[Failure, ...] = ()  # the last few
     progress: Progress | None = None

@@ -13,6 +13,7 @@ from typing import Any, TypedDict, cast
 from ropeway.definition import AckWhen, CodecName
 from ropeway.duration import to_ms
 from ropeway.errors import ConfigError
+from ropeway.flow.options import CircuitBreaker, Concurrency, Fair, RateLimit, as_weight
 from ropeway.job import PRIORITY_MAX, JobRef, OnParentFailed
 from ropeway.retry import Backoff, Rule
 from ropeway.unique import Unique
@@ -53,6 +54,11 @@ class TaskOptions(TaskDefaults, total=False):
     name: str  # default: the function's name
     unique: Unique
     ordering: str  # the parameter whose value orders the jobs: one at a time, first come first
+    rate: RateLimit | Sequence[RateLimit]  # starts per time, over all workers
+    concurrency: Concurrency | Sequence[Concurrency]  # running jobs, over all workers
+    breaker: CircuitBreaker | Sequence[CircuitBreaker]  # a pause after failures in a row
+    fair: Fair | str  # tenants take turns; a str is the parameter that names the tenant
+    fallback: Callable[..., Any]  # called with the job's arguments when it failed for good
     ack: AckWhen  # "before": acknowledged before it runs, hence at most once
     process: bool  # run in a process of a pool, where it can be stopped and may crash
 
@@ -72,6 +78,10 @@ class StubOptions(TypedDict, total=False):
     on_parent_failed: OnParentFailed
     unique: Unique
     ordering: str
+    rate: RateLimit | Sequence[RateLimit]
+    concurrency: Concurrency | Sequence[Concurrency]
+    breaker: CircuitBreaker | Sequence[CircuitBreaker]
+    fair: Fair | str
 
 
 class EditOptions(TypedDict, total=False):
@@ -99,6 +109,10 @@ class JobOptions(EditOptions, total=False):
     id: str
     queue: str
     codec: CodecName
+    limit_keys: Mapping[str, str]  # name of a limit → the key that the job counts under
+    fair_key: str  # the tenant
+    fair_weight: int  # turns it has where others have one
+    group_key: str  # of a batch task: the jobs of one key make one batch
     parents: Iterable[Any]  # handles or ids; the job is pending until all of them are completed
     unblocks: Iterable[Any]  # handles or refs of pending jobs that shall wait for this one
 
@@ -112,6 +126,7 @@ class Changes:
     codec: CodecName | None = None
     unique_given: bool = False
     unique: Unique | str | None = None
+    limit_keys: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def over(self, other: "Changes") -> "Changes":
         """These changes after those of `other`: the later word wins, tags add up."""
@@ -122,6 +137,7 @@ class Changes:
             self.codec or other.codec,
             mine.unique_given,
             mine.unique,
+            {**other.limit_keys, **self.limit_keys},
         )
 
 
@@ -150,6 +166,7 @@ def job_changes(options: Mapping[str, Any]) -> Changes:
         codec=None if codec is None else as_choice("codec", codec, CODECS),
         unique_given="unique" in options,
         unique=unique,
+        limit_keys=_texts("limit_keys", options.get("limit_keys", {})),
     )
 
 
@@ -241,12 +258,12 @@ def _refs(name: str, value: object) -> tuple[JobRef, ...]:
     return tuple(as_ref(item) for item in cast("Iterable[object]", value))
 
 
-def _headers(value: object) -> dict[str, str]:
+def _texts(name: str, value: object) -> dict[str, str]:
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value).items()
         if all(isinstance(k, str) and isinstance(v, str) for k, v in items):
             return dict(cast("Mapping[str, str]", value))
-    raise ConfigError(f"headers={value!r}: give a mapping of text to text")
+    raise ConfigError(f"{name}={value!r}: give a mapping of text to text")
 
 
 def _limit(name: str, value: Any) -> dict[str, Any]:
@@ -270,7 +287,10 @@ _JOB_FIELDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "retention": lambda v: {"retention_ms": to_ms(v, name="retention")},
     "crash_max": lambda v: {"crash_max": as_int("crash_max", v, least=0)},
     "ordering_key": lambda v: {"ordering_key": as_name("ordering_key", v)},
-    "headers": lambda v: {"headers": _headers(v)},
+    "headers": lambda v: {"headers": _texts("headers", v)},
+    "fair_key": lambda v: {"fair_key": as_name("fair_key", v)},
+    "fair_weight": lambda v: {"fair_weight": as_weight("fair_weight", v)},
+    "group_key": lambda v: {"group_key": as_name("group_key", v)},
     "parents": lambda v: {"parents": tuple(ref.id for ref in _refs("parents", v))},
     "unblocks": lambda v: {"unblocks": _refs("unblocks", v)},
     "on_parent_failed": lambda v: {

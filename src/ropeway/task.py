@@ -16,7 +16,7 @@ from ropeway.context import CURRENT, Context
 from ropeway.definition import Definition
 from ropeway.errors import ConfigError
 from ropeway.handle import Handle, Link, any_type
-from ropeway.job import Job, JobRef, Lease, UniqueKey
+from ropeway.job import Job, JobRef, Lease, LimitKey, UniqueKey
 from ropeway.options import Changes, JobOptions, as_name, as_ref, job_changes
 from ropeway.runtime import new_id
 from ropeway.submit import submit
@@ -51,6 +51,12 @@ class Site:
             )
         return self.link
 
+    @property
+    def keyed(self) -> bool:
+        """Whether a job of this task takes keys from its arguments."""
+        d = self.definition
+        return d.ordering is not None or d.fair is not None or any(name for _, name in d.limits)
+
     def fields(self) -> dict[str, Any]:
         """What every job of this task has."""
         if not self._fields:
@@ -82,27 +88,56 @@ def make_job(
     encoded = task.parameters.encode(args, kwargs, codec=form, limit_bytes=task.payload_max_bytes)
     given = {**site.fields(), **changes.fields}
     unique = changes.unique if changes.unique_given else task.unique
-    by_argument = task.ordering is not None and "ordering_key" not in given
-    if by_argument or isinstance(unique, Unique):
+    if site.keyed or isinstance(unique, Unique):
         values = task.parameters.values(args, kwargs, codec=form)
-        if by_argument:
-            given["ordering_key"] = ordering_key(task, values)
+        _add_keys(task, given, values)
         if isinstance(unique, Unique):
             given["unique"] = unique.key_of(task.name, values)
     if isinstance(unique, str):
         given["unique"] = named_key(unique, task.unique)
+    if changes.limit_keys:
+        given["limits"] = _with_keys(task, given.get("limits", ()), changes.limit_keys)
     if task.tags or changes.tags:
         given["tags"] = tuple(dict.fromkeys((*task.tags, *changes.tags)))
     given["id"] = given.get("id") or new_id()
     return Job(payload=encoded.data, codec=encoded.codec, **given)
 
 
+def _add_keys(task: Definition, given: dict[str, Any], values: Mapping[str, object]) -> None:
+    """The keys that the task takes from its arguments, where the caller gave none."""
+    if task.ordering is not None and "ordering_key" not in given:
+        given["ordering_key"] = ordering_key(task, values)
+    if task.fair is not None and "fair_key" not in given:
+        given["fair_key"] = tenant = key_text(task.fair.key, values)
+        given.setdefault("fair_weight", task.fair.weight_of(tenant))
+    if task.limits:
+        given["limits"] = tuple(
+            LimitKey(rule.name, "" if name is None else key_text(name, values))
+            for rule, name in task.limits
+        )
+
+
+def _with_keys(
+    task: Definition, limits: Sequence[LimitKey], keys: Mapping[str, str]
+) -> tuple[LimitKey, ...]:
+    """The job's limits with the keys that the caller gave."""
+    for name in keys:
+        if all(limit.name != name for limit in limits):
+            known = ", ".join(repr(limit.name) for limit in limits) or "none"
+            raise ConfigError(f"limit_keys: {task.name!r} has no limit {name!r}; its are: {known}")
+    return tuple(LimitKey(limit.name, keys.get(limit.name, limit.key)) for limit in limits)
+
+
 def ordering_key(task: Definition, values: Mapping[str, object]) -> str:
     """`"parameter:value"`: tasks of a queue that name the same parameter share their order."""
     name = cast(str, task.ordering)
+    return f"{name}:{key_text(name, values)}"
+
+
+def key_text(name: str, values: Mapping[str, object]) -> str:
+    """The value of an argument as a key: a text as it is, anything else as canonical JSON."""
     value = values[name]
-    text = value if isinstance(value, str) else codec.canonical(value, what=name).decode()
-    return f"{name}:{text}"
+    return value if isinstance(value, str) else codec.canonical(value, what=name).decode()
 
 
 def named_key(key: str, like: Unique | None) -> UniqueKey:

@@ -9,7 +9,7 @@ from typing import cast, get_args
 from ropeway.codec import canonical
 from ropeway.duration import to_ms
 from ropeway.errors import ConfigError
-from ropeway.job import FINAL, UNFINISHED, OnConflict, State, UniqueKey
+from ropeway.job import FINAL, UNFINISHED, WAITING, OnConflict, State, UniqueKey
 
 _KEY_BYTES = 16
 
@@ -30,6 +30,12 @@ class Unique:
       one that holds the key.
     - `release_on_failure`: give up what is left of `window` when the job ends dead or
       cancelled, so that it can be enqueued again at once.
+    - `per`: instead of `window`, until the end of the hour, day, ... (any duration, counted from
+      1970 in UTC) that the enqueue falls in.
+    - `max_wait`: with `"replace"`, how long after the first enqueue the job starts at the latest,
+      however often it is replaced and delayed anew.
+
+    `Unique.debounce`, `Unique.throttle` and `Unique.once` name the usual combinations.
 
     Raises `ConfigError` for values outside these rules.
     """
@@ -39,6 +45,30 @@ class Unique:
     during: Collection[str] = UNFINISHED
     on_conflict: OnConflict = "return"
     release_on_failure: bool = True
+    per: float | timedelta | None = None
+    max_wait: float | timedelta | None = None
+
+    @classmethod
+    def debounce(
+        cls, *, by: Sequence[str] | None = (), max_wait: float | timedelta | None = None
+    ) -> "Unique":
+        """The last call wins: it replaces the waiting job, whose delay begins anew.
+
+        For tasks that are enqueued with a delay: `save.opts(delay=2)`. `max_wait` bounds how long
+        a steady stream of calls can put the job off. Once the job runs, the next call waits by
+        itself. By default calls of the task are one whatever their arguments (`by`).
+        """
+        return cls(by=by, during=WAITING, on_conflict="replace", max_wait=max_wait)
+
+    @classmethod
+    def throttle(cls, window: float | timedelta, *, by: Sequence[str] | None = None) -> "Unique":
+        """The first call wins: others within `window` after it get its job."""
+        return cls(by=by, during=(), window=window, release_on_failure=False)
+
+    @classmethod
+    def once(cls, per: float | timedelta, *, by: Sequence[str] | None = None) -> "Unique":
+        """One job in each period of this length, counted from 1970 in UTC: once a day, an hour."""
+        return cls(by=by, during=(), per=per, release_on_failure=False)
 
     def __post_init__(self) -> None:
         """Check every field, and freeze the collections."""
@@ -51,6 +81,19 @@ class Unique:
         object.__setattr__(self, "during", self._checked_states())
         if self.window is not None:
             to_ms(self.window, name="window", minimum_ms=1)
+        if self.per is not None:
+            to_ms(self.per, name="per", minimum_ms=1)
+            if self.window is not None:
+                raise ConfigError(
+                    f"window={self.window!r} and per={self.per!r}: give one of the two"
+                )
+        if self.max_wait is not None:
+            to_ms(self.max_wait, name="max_wait", minimum_ms=1)
+            if self.on_conflict != "replace":
+                raise ConfigError(
+                    f"max_wait={self.max_wait!r} needs on_conflict='replace': nothing else delays "
+                    "a job anew"
+                )
         if self.on_conflict not in get_args(OnConflict):
             allowed = ", ".join(map(repr, get_args(OnConflict)))
             raise ConfigError(f"on_conflict={self.on_conflict!r} is unknown; use one of {allowed}")
@@ -63,6 +106,8 @@ class Unique:
             window_ms=0 if self.window is None else to_ms(self.window, name="window"),
             on_conflict=self.on_conflict,
             release_on_failure=self.release_on_failure,
+            period_ms=0 if self.per is None else to_ms(self.per, name="per"),
+            delay_max_ms=(None if self.max_wait is None else to_ms(self.max_wait, name="max_wait")),
         )
 
     def check_against(self, names: Collection[str], *, task: str = "the task") -> None:
@@ -85,7 +130,7 @@ class Unique:
         if unknown := sorted(names - UNFINISHED):
             known = ", ".join(sorted(UNFINISHED))
             raise ConfigError(f"during: {unknown[0]!r} is no state; use {known}")
-        if not names and self.window is None:
+        if not names and self.window is None and self.per is None:
             raise ConfigError(
                 "during is empty and there is no window: the key would never be held; set one"
             )

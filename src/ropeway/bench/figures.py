@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final
 
-from ropeway.broker import Capabilities
+from ropeway.capabilities import Capabilities
 from ropeway.worker import WorkerOptions
 
 Figures = dict[str, float]

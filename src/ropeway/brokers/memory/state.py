@@ -5,8 +5,9 @@ from collections import OrderedDict, deque
 
 import msgspec
 
-from ropeway.broker import SIGNALS_KEPT_MS, Capabilities, Enqueued, Signal, WorkerInfo
+from ropeway.broker import SIGNALS_KEPT_MS, Enqueued, Signal, WorkerInfo
 from ropeway.brokers.memory.table import Table
+from ropeway.capabilities import Capabilities
 from ropeway.clock import Clock, ForwardClock
 from ropeway.weighted import Shares
 

@@ -14,7 +14,6 @@ from ropeway.action import Acted, Action
 from ropeway.broker import (
     WORKER_GONE_MS,
     Beat,
-    Capabilities,
     Enqueued,
     Entry,
     ExtendAnswer,
@@ -44,6 +43,7 @@ from ropeway.brokers.sqlite.engine import (
     Writer,
     serve_reads,
 )
+from ropeway.capabilities import Capabilities
 from ropeway.clock import SYSTEM_CLOCK, Clock
 from ropeway.errors import BrokerError, ConfigError, Disconnected
 from ropeway.job import FINAL, Job, JobRecord, JobRef, Lease, State
