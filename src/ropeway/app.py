@@ -1,6 +1,6 @@
 """`Ropeway`: one app, its tasks and its broker. One object, no globals."""
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from fnmatch import fnmatchcase
 from types import MappingProxyType, TracebackType
@@ -10,14 +10,17 @@ from ropeway import codec
 from ropeway.broker import JobStore
 from ropeway.connection import Connection
 from ropeway.declare import define
-from ropeway.definition import Definition
+from ropeway.definition import Definition, rules_of
 from ropeway.errors import ConfigError
+from ropeway.flow.rules import Rule, kind_of
 from ropeway.handle import Handle
 from ropeway.job import Job, JobRef
 from ropeway.operate import Jobs, Queues
 from ropeway.options import (
     Changes,
     JobOptions,
+    QueueOptions,
+    QueuePolicy,
     StubOptions,
     TaskDefaults,
     TaskOptions,
@@ -26,10 +29,10 @@ from ropeway.options import (
     job_changes,
     known,
     option_names,
+    queue_policy,
 )
 from ropeway.runtime import new_id
-from ropeway.submit import submit
-from ropeway.task import Call, enqueue_calls, handle_of, make_job, named_key
+from ropeway.task import Call, enqueue_calls, handle_of, make_job, named_key, submit_by
 from ropeway.tasks import Declared, S, Tasks, refuse_taken
 from ropeway.unique import Unique
 
@@ -95,7 +98,8 @@ class Ropeway(Tasks[S]):
         defaults: TaskDefaults | None = None,
     ) -> None:
         super().__init__()
-        self._connection = Connection(broker)
+        self._queues: dict[str, QueuePolicy] = {}
+        self._connection = Connection(broker, rules=self._rules, patience_ms=self._patience_ms)
         self._lifespan = lifespan
         self._routes = {
             as_name("routes", k): as_name("routes", v) for k, v in (routes or {}).items()
@@ -208,6 +212,43 @@ class Ropeway(Tasks[S]):
         found = (queue for pattern, queue in self._routes.items() if fnmatchcase(name, pattern))
         return next(found, None)
 
+    # -- flow control ----------------------------------------------------------------------
+
+    def queue(self, name: str, **options: Unpack[QueueOptions]) -> None:
+        """Say how long a queue may grow and how fast it may be worked off; see `QueueOptions`.
+
+        It holds for all producers and workers of the queue, and is stored when the app or one of
+        its workers opens the broker. `ropeway limits` changes it at run time.
+
+        Raises:
+            ConfigError: an unknown option or a value that cannot be meant, or the queue was
+                described already.
+        """
+        if as_name("queue", name) in self._queues:
+            raise ConfigError(f"queue {name!r} was described already; say everything in one call")
+        self._queues[name] = queue_policy(name, options)
+
+    @property
+    def rules(self) -> Sequence[Rule]:
+        """What this app wants its store to enforce: limits, bounds of queues, sizes of batches."""
+        return self._rules()
+
+    def _rules(self) -> list[Rule]:
+        rules: dict[tuple[str, str], Rule] = {}
+        for declared in self._all.values():
+            for rule in rules_of(declared.site.definition):
+                known = rules.setdefault((kind_of(rule), rule.name), rule)
+                if known != rule:
+                    raise ConfigError(
+                        f"two tasks mean different limits by the name {rule.name!r}: {known} and "
+                        f"{rule}; give them one RateLimit(...) object, or two names"
+                    )
+        return [*rules.values(), *(policy.rule for policy in self._queues.values())]
+
+    def _patience_ms(self, queue: str) -> int:
+        policy = self._queues.get(queue)
+        return 0 if policy is None else policy.patience_ms
+
     # -- enqueueing ------------------------------------------------------------------------
 
     async def enqueue_many(self, calls: Iterable[Call[R]]) -> list[Handle[R]]:
@@ -247,7 +288,7 @@ class Ropeway(Tasks[S]):
         link = self._connection
         store = link.store
         job = self._job_by_name(task, arguments or {}, cast("Mapping[str, Any]", options))
-        answers = await submit(store, (job,), still_open=lambda: link.store)
+        answers = await submit_by(link, store, (job,))
         declared = self._all.get(task)
         return handle_of(declared and declared.site, link, answers[0])
 

@@ -5,7 +5,7 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -13,6 +13,7 @@ from ropeway.broker import JobStore
 from ropeway.brokers.registry import broker_from_url
 from ropeway.capabilities import Capabilities
 from ropeway.errors import ConfigError
+from ropeway.flow.rules import Rule
 from ropeway.sync import Portal, refuse_in_loop, run_on
 
 T = TypeVar("T")
@@ -57,7 +58,13 @@ class Connection:
     each; a memory broker or one given as an object is one and the same.
     """
 
-    def __init__(self, source: str | JobStore | None) -> None:
+    def __init__(
+        self,
+        source: str | JobStore | None,
+        *,
+        rules: Callable[[], Sequence[Rule]] = tuple[Rule],
+        patience_ms: Callable[[str], int] = lambda _queue: 0,
+    ) -> None:
         if source is None:
             source = os.environ.get(URL_VARIABLE) or URL_DEFAULT
         if not isinstance(source, str) and not hasattr(source, "capabilities"):
@@ -65,6 +72,8 @@ class Connection:
                 f"Ropeway({source!r}): give the URL of a broker as text, e.g. sqlite:///jobs.db, "
                 "or a broker"
             )
+        self._rules = rules
+        self._patience_ms = patience_ms
         self._spare = broker_from_url(source) if isinstance(source, str) else source
         # None: the broker cannot be made a second time.
         self.url: str | None = None
@@ -95,6 +104,10 @@ class Connection:
             )
         return home.store if home.loop is loop else cast(JobStore, _Elsewhere(home))
 
+    def patience_ms(self, queue: str) -> int:
+        """How long an enqueue waits for room when the queue is full."""
+        return self._patience_ms(queue)
+
     async def enter(self) -> None:
         """Open the broker on the running loop; nested calls on the same loop are counted.
 
@@ -117,8 +130,7 @@ class Connection:
         else:
             if home is not None and self.url is None:
                 await home.store.close()  # its loop ended without leaving `async with`
-            store = self.new_store()
-            await store.open()
+            store = await self._opened()
             self._home = _Open(store, loop)
 
     async def leave(self) -> None:
@@ -170,11 +182,18 @@ class Connection:
     def _open_portal(self) -> _Open:
         with self._lock:
             if self._by_portal is None:
-                store = self.new_store()
                 portal = self._portal = self._portal or Portal()
-                portal.run(store.open())
+                store = portal.run(self._opened())
                 self._by_portal = _Open(store, portal.loop, entered=0)
             return self._by_portal
+
+    async def _opened(self) -> JobStore:
+        """An open broker that knows the app's rules."""
+        rules, store = self._rules(), self.new_store()
+        await store.open()
+        if rules:
+            await store.declare(rules)
+        return store
 
     def new_store(self) -> JobStore:
         """A broker that is not open yet: a new one where there is a URL, else the one there is.

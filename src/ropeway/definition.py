@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ropeway.flow.options import Fair
-from ropeway.flow.rules import GroupRule, LimitRule
+from ropeway.flow.rules import GroupRule, LimitRule, Rule
 from ropeway.retry import RetryPolicy
 from ropeway.signature import Parameters
 from ropeway.unique import Unique
@@ -48,3 +48,9 @@ class Definition:
     result_max_bytes: int = 1024 * 1024
     tags: tuple[str, ...] = ()
     on_parent_failed: Literal["cancel", "run", "wait"] = "cancel"
+
+
+def rules_of(task: Definition) -> list[Rule]:
+    """What a store has to enforce for the task."""
+    rules: list[Rule] = [rule for rule, _ in task.limits]
+    return rules if task.batch is None else [*rules, task.batch]

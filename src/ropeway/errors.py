@@ -100,6 +100,21 @@ class Duplicate(RopewayError):
         self.existing_id = existing_id
 
 
+class QueueFull(RopewayError):
+    """A queue has reached its `max_length`, so some jobs of the call were not stored.
+
+    `retry_after` estimates when there will be room, in seconds; None: nobody serves the queue.
+    `refused` are the ids of the jobs that were not stored; the others of the call are.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after: float | None, refused: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.refused = tuple(refused)
+
+
 class JobNotFound(RopewayError, LookupError):
     """The store has no job with this id."""
 

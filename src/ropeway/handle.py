@@ -40,6 +40,10 @@ class Link(Protocol):
         """The open broker, usable on the running event loop. Raises ConfigError if not open."""
         ...
 
+    def patience_ms(self, queue: str) -> int:
+        """How long an enqueue waits for room when the queue is full."""
+        ...
+
     def run_sync(self, work: Coroutine[Any, Any, T], *, what: str) -> T:
         """Run `work` where the broker lives and wait for it. `what` names the call in errors."""
         ...
@@ -60,9 +64,10 @@ class Handle(Generic[R_co]):
         ref: the id and the queue the job was enqueued in, or was found in after a move.
         created: False when the enqueue found an existing job in place of making one: the same
             id, or the holder of the unique key.
+        dropped: True when the queue was full and its rule is to drop new jobs: there is none.
     """
 
-    __slots__ = ("_link", "_returns", "created", "ref")
+    __slots__ = ("_link", "_returns", "created", "dropped", "ref")
 
     def __init__(
         self,
@@ -71,9 +76,11 @@ class Handle(Generic[R_co]):
         *,
         returns: Callable[[], Any] = any_type,
         created: bool = True,
+        dropped: bool = False,
     ) -> None:
         self.ref: JobRef = ref
         self.created: bool = created
+        self.dropped: bool = dropped
         self._link = link
         self._returns = returns
 

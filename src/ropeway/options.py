@@ -8,12 +8,13 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from ropeway.definition import AckWhen, CodecName
 from ropeway.duration import to_ms
 from ropeway.errors import ConfigError
 from ropeway.flow.options import CircuitBreaker, Concurrency, Fair, RateLimit, as_weight
+from ropeway.flow.rules import Limit, OnFull, QueueRule
 from ropeway.job import PRIORITY_MAX, JobRef, OnParentFailed
 from ropeway.retry import Backoff, Rule
 from ropeway.unique import Unique
@@ -82,6 +83,17 @@ class StubOptions(TypedDict, total=False):
     concurrency: Concurrency | Sequence[Concurrency]
     breaker: CircuitBreaker | Sequence[CircuitBreaker]
     fair: Fair | str
+
+
+class QueueOptions(TypedDict, total=False):
+    """The options of `app.queue(...)`."""
+
+    max_length: int  # pending, scheduled and available jobs together
+    on_full: Literal["raise", "wait", "drop_oldest", "drop_new"]
+    wait: Duration  # with on_full="wait": how long before `QueueFull` is raised; default 30 s
+    rate: RateLimit  # of the whole queue, over all workers
+    concurrency: Concurrency  # of the whole queue, over all workers and hosts
+    breaker: CircuitBreaker  # the queue rests after failures in a row, whatever the task
 
 
 class EditOptions(TypedDict, total=False):
@@ -168,6 +180,60 @@ def job_changes(options: Mapping[str, Any]) -> Changes:
         unique=unique,
         limit_keys=_texts("limit_keys", options.get("limit_keys", {})),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePolicy:
+    """How a queue is described: what the store enforces, and what an enqueue does when full."""
+
+    rule: QueueRule
+    patience_ms: int = 0  # how long an enqueue waits for room
+
+
+def queue_policy(name: str, options: Mapping[str, Any]) -> QueuePolicy:
+    """Check the options of a queue.
+
+    Raises:
+        ConfigError: an unknown option, or a value that cannot be meant.
+    """
+    known(options, QueueOptions, what="queue option")
+    on_full = as_choice("on_full", options.get("on_full", "raise"), tuple(_ON_FULL))
+    bound = options.get("max_length")
+    if bound is None and ("on_full" in options or "wait" in options):
+        raise ConfigError(f"queue {name!r}: on_full and wait need a max_length")
+    if "wait" in options and on_full != "wait":
+        raise ConfigError(f"queue {name!r}: wait={options['wait']!r} needs on_full='wait'")
+    limits: list[Limit] = []
+    for option, kind in (
+        ("concurrency", Concurrency),
+        ("rate", RateLimit),
+        ("breaker", CircuitBreaker),
+    ):
+        if (limit := options.get(option)) is None:
+            continue
+        if not isinstance(limit, kind):
+            raise ConfigError(f"queue {name!r}: {option}={limit!r}: give {kind.__name__}(...)")
+        if limit.key is not None or limit.name is not None:
+            raise ConfigError(
+                f"queue {name!r}: the {option} of a whole queue has no key and no name"
+            )
+        limits.append(limit.limit())
+    patience_ms = to_ms(options.get("wait", 30), name="wait", minimum_ms=1)
+    rule = QueueRule(
+        name=name,
+        max_length=None if bound is None else as_int("max_length", bound, least=1),
+        on_full=_ON_FULL[on_full],
+        limits=tuple(limits),
+    )
+    return QueuePolicy(rule, patience_ms if on_full == "wait" else 0)
+
+
+_ON_FULL: Mapping[str, OnFull] = {
+    "raise": "refuse",
+    "wait": "refuse",
+    "drop_oldest": "drop_oldest",
+    "drop_new": "drop_new",
+}
 
 
 def known(options: Mapping[str, Any], kind: type, *, what: str) -> None:

@@ -6,16 +6,22 @@ whether the jobs were stored, and `EnqueueUnknown` says so.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from ropeway import crash
 from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Enqueued, JobStore
-from ropeway.errors import BrokerError, Disconnected, Duplicate, EnqueueUnknown
+from ropeway.errors import Disconnected, Duplicate, EnqueueUnknown, QueueFull
 from ropeway.job import Job
 from ropeway.runtime import SYSTEM, Runtime
 
 _FIRST_WAIT_S = 0.05
 _WAIT_MAX_S = 2.0
+_TRIED_AT_ONCE = 1_000  # of those that wait for room
+
+
+def _no_patience(_queue: str) -> int:
+    return 0
 
 
 async def submit(
@@ -23,6 +29,7 @@ async def submit(
     jobs: Sequence[Job],
     *,
     still_open: Callable[[], object] | None = None,
+    patience_ms: Callable[[str], int] = _no_patience,
     runtime: Runtime = SYSTEM,
 ) -> list[Enqueued]:
     """Enqueue jobs; one round trip for up to `batch_max` of them, each of which is one atomic step.
@@ -33,6 +40,7 @@ async def submit(
         store: an open broker.
         jobs: with ids of their own, which stay the same when a call is sent again.
         still_open: asked before each resend; it raises when the caller has closed the broker.
+        patience_ms: by the queue's name, how long to wait for room when it is full.
         runtime: where the call's id, the minute and the jitter come from.
 
     Returns:
@@ -43,6 +51,8 @@ async def submit(
             the same ids again is safe.
         Duplicate: a unique key is held and its policy says "reject"; the other jobs of the call
             are stored.
+        QueueFull: a queue had no room for a job, for as long as the caller would wait; the other
+            jobs of the call are stored.
         Unsupported, ConfigError, PayloadTooLarge, IdConflict, StorageFull: nothing was written
             of this batch.
     """
@@ -55,8 +65,39 @@ async def submit(
         answers: list[Enqueued] = []
         for start in range(0, len(jobs), size):
             answers += await _resending(store, jobs[start : start + size], still_open, runtime)
+    if any(answer.answer is EnqueueAnswer.FULL for answer in answers):
+        send = partial(_resending, store, still_open=still_open, runtime=runtime)
+        answers = await _waiting_for_room(jobs, answers, send, patience_ms, runtime)
     _raise_refusals(jobs, answers)
     return answers
+
+
+async def _waiting_for_room(
+    jobs: Sequence[Job],
+    answers: Sequence[Enqueued],
+    send: Callable[[Sequence[Job]], Awaitable[list[Enqueued]]],
+    patience_ms: Callable[[str], int],
+    runtime: Runtime,
+) -> list[Enqueued]:
+    """Try the jobs that found their queues full again, for as long as each may wait."""
+    began_ms = runtime.clock.mono_ms()
+    known = list(answers)
+    wait_s = _FIRST_WAIT_S
+    while True:
+        waited_ms = runtime.clock.mono_ms() - began_ms
+        refused = {
+            at: patience_ms(answer.queue) - waited_ms
+            for at, answer in enumerate(known)
+            if answer.answer is EnqueueAnswer.FULL and patience_ms(answer.queue) > waited_ms
+        }
+        if not refused:
+            return known
+        soonest_s = min(known[at].retry_after_ms or 0 for at in refused) / 1000
+        await asyncio.sleep(min(max(soonest_s, wait_s), _WAIT_MAX_S, min(refused.values()) / 1000))
+        wait_s = min(wait_s * 2, _WAIT_MAX_S)
+        again = list(refused)[:_TRIED_AT_ONCE]
+        for at, answer in zip(again, await send([jobs[at] for at in again]), strict=True):
+            known[at] = answer
 
 
 async def _resending(
@@ -110,4 +151,12 @@ def _raise_refusals(jobs: Sequence[Job], answers: Sequence[Enqueued]) -> None:
         )
     full = [answer for answer in answers if answer.answer is EnqueueAnswer.FULL]
     if full:
-        raise BrokerError(f"the queue {full[0].queue!r} is full: {len(full)} job(s) not stored")
+        estimates = [answer.retry_after_ms for answer in full if answer.retry_after_ms is not None]
+        retry_after = max(estimates) / 1000 if estimates else None
+        when = "nobody serves it now" if retry_after is None else f"try in {retry_after:.1f} s"
+        raise QueueFull(
+            f"the queue {full[0].queue!r} is full: {len(full)} of {len(jobs)} job(s) not stored; "
+            f"{when}",
+            retry_after=retry_after,
+            refused=[answer.id for answer in full],
+        )

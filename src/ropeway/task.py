@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Un
 import msgspec
 
 from ropeway import codec
-from ropeway.broker import EnqueueAnswer, Enqueued
+from ropeway.broker import EnqueueAnswer, Enqueued, JobStore
 from ropeway.context import CURRENT, Context
 from ropeway.definition import Definition
 from ropeway.errors import ConfigError
@@ -70,6 +70,8 @@ class Site:
                 "crash_max": d.crash_max,
                 "on_parent_failed": d.on_parent_failed,
             }
+            if d.limits:
+                self._fields["limits"] = tuple(LimitKey(rule.name) for rule, _ in d.limits)
         return self._fields
 
 
@@ -174,9 +176,13 @@ class Call(Generic[R_co]):
 
 def handle_of(site: Site | None, link: Link, enqueued: Enqueued) -> Handle[Any]:
     """The handle of an enqueued job, with the task's result type where it is known."""
-    created = enqueued.answer is EnqueueAnswer.OK
-    ref = JobRef(enqueued.id, enqueued.queue)
-    return Handle(ref, link, returns=any_type if site is None else returns(site), created=created)
+    return Handle(
+        JobRef(enqueued.id, enqueued.queue),
+        link,
+        returns=any_type if site is None else returns(site),
+        created=enqueued.answer is EnqueueAnswer.OK,
+        dropped=enqueued.answer is EnqueueAnswer.DROPPED,
+    )
 
 
 def returns(site: Site) -> Callable[[], Any]:
@@ -250,15 +256,16 @@ class Task(Generic[P, R_co]):
             CodecError: an argument does not fit its annotation or cannot be encoded.
             PayloadTooLarge: over the task's limit.
             Duplicate: the unique key is held and the policy is "reject".
+            QueueFull: the queue has reached its bound; see `Ropeway.queue`.
             IdConflict: the id belongs to a job with another task or payload.
             Unsupported: the broker cannot do what the options ask for.
             EnqueueUnknown: the broker was lost for a minute; see there.
             BrokerError: the broker failed; nothing was stored.
         """
         link = self._site.linked()
-        store = link.store
+        store = link.store  # an app that is not open says so before anything else
         job = make_job(self._site, self._changes, args, kwargs)
-        answers = await submit(store, (job,), still_open=lambda: link.store)
+        answers = await submit_by(link, store, (job,))
         return handle_of(self._site, link, answers[0])
 
     def enqueue_sync(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R_co]:
@@ -312,8 +319,13 @@ async def enqueue_calls(link: Link, calls: Sequence[Call[R]]) -> list[Handle[R]]
     _refuse_shared_ids(calls)
     store = link.store
     jobs = [call.job() for call in calls]
-    answers = await submit(store, jobs, still_open=lambda: link.store) if jobs else []
+    answers = await submit_by(link, store, jobs) if jobs else []
     return [call.handle(answer) for call, answer in zip(calls, answers, strict=True)]
+
+
+async def submit_by(link: Link, store: JobStore, jobs: Sequence[Job]) -> list[Enqueued]:
+    """Enqueue jobs into an app's open store; see `submit`."""
+    return await submit(store, jobs, still_open=lambda: link.store, patience_ms=link.patience_ms)
 
 
 def _refuse_shared_ids(calls: Sequence[Call[Any]]) -> None:

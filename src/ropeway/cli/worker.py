@@ -170,6 +170,7 @@ def _program(app: Ropeway[Any]) -> Any:
         tasks=app.definitions,
         lifespan=lifespan,
         broker_factory=None if url is None else another,
+        rules=app.rules,
     )
 
 

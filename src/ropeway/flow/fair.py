@@ -26,3 +26,37 @@ def place(reached: float, last: float, weight: int) -> float:
 def step_back(last: float, weight: int) -> float:
     """The tenant's last rank after a job of it left without being run."""
     return last - 1 / weight
+
+
+class Turns:
+    """Who is where in one queue and priority. A tenant that the queue has passed is forgotten."""
+
+    __slots__ = ("changed", "last", "reached")
+
+    def __init__(self, reached: float = 0.0, last: dict[str, float] | None = None) -> None:
+        self.reached: float = reached
+        self.last: dict[str, float] = {} if last is None else last
+        self.changed: set[str] = set()
+
+    def join(self, key: str | None, weight: int) -> float:
+        """The rank of a job that becomes available."""
+        tenant = key or KEYLESS
+        rank = place(self.reached, self.last.get(tenant, 0.0), weight)
+        self.last[tenant] = rank
+        self.changed.add(tenant)
+        return rank
+
+    def leave(self, key: str | None, weight: int) -> None:
+        """A waiting job of the tenant is gone without being run."""
+        tenant = key or KEYLESS
+        if tenant in self.last:
+            self.last[tenant] = step_back(self.last[tenant], weight)
+            self.changed.add(tenant)
+
+    def serve(self, rank: float) -> None:
+        """A job of this rank was handed out."""
+        self.reached = max(self.reached, rank)
+
+    def forget_passed(self) -> None:
+        """Drop the tenants that have nothing waiting: they start again at what was reached."""
+        self.last = {key: rank for key, rank in self.last.items() if rank > self.reached}

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from ropeway.broker import JobStore
 from ropeway.errors import Disconnected
+from ropeway.flow.rules import Rule
 from ropeway.runtime import Runtime
 
 _log = logging.getLogger("ropeway.worker")
@@ -49,8 +51,8 @@ class Outage:
         return bounded * self._random.uniform(0.5, 1.0)
 
 
-async def open_patiently(broker: JobStore, outage: Outage) -> None:
-    """Open the broker, trying again while it cannot be reached.
+async def open_patiently(broker: JobStore, outage: Outage, *, rules: Sequence[Rule] = ()) -> None:
+    """Open the broker and tell it the rules, trying again while it cannot be reached.
 
     Raises:
         SchemaMismatch, StorageReadOnly, StorageCorrupt: waiting does not help.
@@ -59,6 +61,8 @@ async def open_patiently(broker: JobStore, outage: Outage) -> None:
     while True:
         try:
             await broker.open()
+            if rules:
+                await broker.declare(rules)
         except Disconnected as error:
             outage.failed("open", error)
             failures += 1

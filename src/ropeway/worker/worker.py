@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 from ropeway.broker import ExtendAnswer, JobStore, WorkerInfo
 from ropeway.definition import Definition
 from ropeway.errors import BrokerError
+from ropeway.flow.rules import Rule
 from ropeway.runtime import SYSTEM, Runtime
 from ropeway.worker.beater import Answers, Beater
 from ropeway.worker.fetcher import Fetcher
@@ -73,6 +74,7 @@ class Worker:
         broker_factory: makes another broker on the same store. With it, leases are prolonged
             from a thread of their own; without it, and where a store cannot be shared (memory),
             on the worker's loop.
+        rules: what the store shall enforce; told to it once it is open.
         runtime: the worker's own time, for leases, limits and rates; chance; threads.
 
     Guarantees:
@@ -93,6 +95,7 @@ class Worker:
         options: WorkerOptions | None = None,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
         broker_factory: Callable[[], JobStore] | None = None,
+        rules: Sequence[Rule] = (),
         runtime: Runtime = SYSTEM,
     ) -> None:
         check_reachable(tasks)
@@ -102,6 +105,7 @@ class Worker:
         self._tasks = tasks
         self._options = options or WorkerOptions()
         self._lifespan = lifespan
+        self._rules = rules
         self._broker_factory = broker_factory
         self._runtime = runtime
         self._clock = clock = runtime.clock
@@ -136,7 +140,7 @@ class Worker:
             SchemaMismatch, StorageReadOnly, StorageCorrupt: the broker cannot be used.
             Exception: whatever `lifespan` raised.
         """
-        await open_patiently(self._broker, self._outage)
+        await open_patiently(self._broker, self._outage, rules=self._rules)
         async with self._lifespan() if self._lifespan else contextlib.nullcontext() as state:
             roles = self._roles = self._assemble(state)
             try:

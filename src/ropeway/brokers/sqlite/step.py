@@ -208,10 +208,9 @@ class Step:
         holder = self.holder(job.queue, unique.key)
         if holder is not None and holder.status.seq != seq:
             return None, None
-        window = (
-            None if state in unique.during else lifecycle.window_end_ms(unique, job.created_at_ms)
-        )
-        return unique.key, window
+        if state in unique.during:
+            return unique.key, None
+        return unique.key, lifecycle.window_end_ms(unique, job.created_at_ms)
 
     # ------------------------------------------------------------------ ordering keys
 

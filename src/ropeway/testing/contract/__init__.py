@@ -23,6 +23,7 @@ _THEMES = (
     "coordinate",
     "enqueue",
     "extend",
+    "flow",
     "look",
     "maintain",
     "operate",
@@ -45,6 +46,20 @@ from ropeway.testing.contract.enqueue import (
     EnqueueTimeContract,
 )
 from ropeway.testing.contract.extend import ExtendContract
+from ropeway.testing.contract.flow.fair import FairContract
+from ropeway.testing.contract.flow.groups import GroupContract
+from ropeway.testing.contract.flow.limits import (
+    ConcurrencyContract,
+    ParkedContract,
+    RateContract,
+    RulesContract,
+)
+from ropeway.testing.contract.flow.queues import (
+    BoundContract,
+    BreakerContract,
+    QueueLimitContract,
+)
+from ropeway.testing.contract.flow.time import TimedUniqueContract
 from ropeway.testing.contract.look import FindContract, PeekContract, QueuesContract
 from ropeway.testing.contract.maintain import (
     ClockStepContract,
@@ -83,7 +98,22 @@ from ropeway.testing.contract.watch import (
 from ropeway.testing.contract.workflow import ParentFailedContract, WorkflowContract
 from ropeway.testing.manual_clock import ManualClock
 
-__all__ = ["BrokerContract", "JobStoreContract"]
+__all__ = ["BrokerContract", "FlowContract", "JobStoreContract"]
+
+
+class FlowContract(
+    ConcurrencyContract,
+    ParkedContract,
+    RateContract,
+    RulesContract,
+    QueueLimitContract,
+    BreakerContract,
+    BoundContract,
+    FairContract,
+    TimedUniqueContract,
+    GroupContract,
+):
+    """Which job runs next, and how many at once."""
 
 
 class BrokerContract(
@@ -115,6 +145,7 @@ class BrokerContract(
 
 class JobStoreContract(
     BrokerContract,
+    FlowContract,
     FindContract,
     PeekContract,
     QueuesContract,

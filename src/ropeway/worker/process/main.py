@@ -15,6 +15,7 @@ from typing import Any, Final
 from ropeway.broker import JobStore
 from ropeway.definition import Definition
 from ropeway.errors import ConfigError
+from ropeway.flow.rules import Rule
 from ropeway.worker.options import WorkerOptions
 from ropeway.worker.process.exits import EXIT_OK, EXIT_RECYCLED, ID_VARIABLE, PARENT_VARIABLE
 from ropeway.worker.process.supervisor import Supervisor
@@ -36,6 +37,7 @@ class Program:
     tasks: Mapping[str, Definition]
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
     broker_factory: Callable[[], JobStore] | None = None
+    rules: Sequence[Rule] = ()
 
 
 def run_worker(
@@ -98,6 +100,7 @@ async def _work(program: Program, options: WorkerOptions, parent: str | None) ->
         options=options,
         lifespan=program.lifespan,
         broker_factory=program.broker_factory,
+        rules=program.rules,
     )
     told = False
 

@@ -1,0 +1,1 @@
+"""Flow control as tests: limits, fair shares, bounds, batches."""
