@@ -4,7 +4,7 @@ import pytest
 
 from ropeway.broker import EnqueueAnswer, JobStore
 from ropeway.errors import ConfigError
-from ropeway.flow.rules import Breaker, Limit, LimitRule, QueueRule, Rate, Slots
+from ropeway.flow.rules import Breaker, Limit, LimitRule, OnFull, QueueRule, Rate, Slots
 from ropeway.job import Job, JobRef, LimitKey, State, UniqueKey
 from ropeway.outcome import Ack, Bury, Release, Retry, Snooze
 from ropeway.testing.contract.flow.limits import take_all
@@ -32,10 +32,9 @@ async def limited(broker: JobStore, *limits: Limit, queue: str = "default") -> N
     await broker.declare([QueueRule(name=queue, limits=limits)])
 
 
-async def bounded(broker: JobStore, length: int, **fields: str) -> None:
+async def bounded(broker: JobStore, length: int, *, on_full: OnFull = "refuse") -> None:
     """Bound the default queue."""
-    fields = {"on_full": "refuse", **fields}
-    await broker.declare([QueueRule(name="default", max_length=length, **fields)])  # pyright: ignore[reportArgumentType]
+    await broker.declare([QueueRule(name="default", max_length=length, on_full=on_full)])
 
 
 class QueueLimitContract:
@@ -97,9 +96,9 @@ class BreakerContract:
     async def test_a_success_between_failures_keeps_it_closed(self, broker: JobStore) -> None:
         await limited(broker, Breaker(2, 10_000))
         await put(broker, *(make_job() for _ in range(9)))
-        for end in (Retry, Ack, Retry):
-            lease = await take_one(broker)
-            await settle(broker, end(lease=lease, **({"delay_ms": 60_000} if end is Retry else {})))
+        for _ in range(3):
+            await settle(broker, Retry(lease=await take_one(broker), delay_ms=60_000))
+            await settle(broker, Ack(lease=await take_one(broker)))
         assert len(await take(broker, limit=1)) == 1
 
     async def test_one_is_tried_after_the_cooldown_and_its_success_lets_the_others_go(
@@ -128,17 +127,17 @@ class BreakerContract:
         clock.advance(1)
         assert len(await take(broker)) == 1
 
-    @pytest.mark.parametrize("end", [Release, Snooze])
     async def test_a_trial_that_was_given_back_is_made_again(
-        self, broker: JobStore, clock: ManualClock, end: type[Release | Snooze]
+        self, broker: JobStore, clock: ManualClock
     ) -> None:
         await limited(broker, Breaker(1, 1_000))
         await put(broker, *(make_job() for _ in range(9)))
         await settle(broker, Bury(lease=await take_one(broker)))
         clock.advance(1_000)
         (trial,) = await take(broker)
-        given = {"delay_ms": 60_000} if end is Snooze else {}
-        await settle(broker, end(lease=trial, **given))
+        await settle(broker, Release(lease=trial))
+        (again,) = await take(broker)
+        await settle(broker, Snooze(lease=again, delay_ms=60_000))
         assert len(await take(broker)) == 1
 
     async def test_of_a_task_it_parks_only_the_jobs_of_its_key(
