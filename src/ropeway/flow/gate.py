@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ropeway.flow import limit as arithmetic
 from ropeway.flow.limit import End, KeyState
 from ropeway.flow.rules import Limit, LimitRule
-from ropeway.job import Job, LimitKey
+from ropeway.job import Job, LimitKey, State, Status
 
 
 class KeyId(NamedTuple):
@@ -19,6 +19,19 @@ class KeyId(NamedTuple):
     queue: str
     name: str
     key: str
+
+
+def end_of(after: Status) -> End:
+    """What the end of a run says, by the status that it led to."""
+    if after.state is State.COMPLETED:
+        return End.SUCCESS
+    buried = after.state is State.DEAD and after.reason != "crashed_worker"
+    return End.FAILURE if buried or after.state is State.RETRYABLE else End.OTHER
+
+
+def blocked_on(id_: KeyId) -> str:
+    """`Status.blocked_on` of a job that is parked under this key."""
+    return f"limit:{id_.name}:{id_.key}"
 
 
 class Gate:

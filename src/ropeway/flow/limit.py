@@ -52,14 +52,14 @@ def room(limit: Limit, key: KeyState, now_ms: int) -> int:
     return max(0, 1 - key.used) if now_ms >= key.open_until_ms else 0
 
 
-def take(limit: Limit, key: KeyState, now_ms: int) -> None:
-    """A job of this key starts; there must be room."""
+def take(limit: Limit, key: KeyState, now_ms: int, n: int = 1) -> None:
+    """So many jobs of this key start; there must be room."""
     if isinstance(limit, Slots):
-        key.used += 1
+        key.used += n
     elif isinstance(limit, Rate):
-        key.tat_ms = max(key.tat_ms, float(now_ms)) + limit.period_ms / limit.n
+        key.tat_ms = max(key.tat_ms, float(now_ms)) + n * limit.period_ms / limit.n
     elif key.failures >= limit.failures:
-        key.used += 1
+        key.used += n
 
 
 def give_back(limit: Limit, key: KeyState, end: End, now_ms: int) -> None:

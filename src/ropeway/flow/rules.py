@@ -139,3 +139,19 @@ def _at_least(what: str, least: int, **numbers: int) -> None:
     for name, number in numbers.items():
         if number < least:
             raise ConfigError(f"{what}: {name}={number} is too small; give {least} or more")
+
+
+def unknown_limit(job_id: str, name: str) -> str:
+    """What to say of a job whose limit nobody has declared."""
+    return (
+        f"job {job_id}: its limit {name!r} is not declared in this store, so it could not be "
+        "enforced; open the app that declares it, or start one of its workers, first"
+    )
+
+
+def too_few(rule: Rule, slots: int, used: int) -> str:
+    """What to say of an override that would leave running jobs without a slot."""
+    return (
+        f"{kind_of(rule)} {rule.name!r}: {slots} slots are fewer than the {used} in use now; give "
+        f"{used} or more, or force it: then the jobs that run go on, and none starts meanwhile"
+    )

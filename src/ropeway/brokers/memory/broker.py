@@ -22,6 +22,7 @@ from ropeway.broker import (
     Extended,
     Filter,
     JobEvent,
+    KeyInfo,
     Maintained,
     Page,
     QueueInfo,
@@ -32,11 +33,17 @@ from ropeway.broker import (
 from ropeway.brokers.memory import operate, search
 from ropeway.brokers.memory.enqueue import enqueue
 from ropeway.brokers.memory.maintain import abandon, maintain
-from ropeway.brokers.memory.reserve import next_due_ms, reserve
+from ropeway.brokers.memory.reserve import (
+    next_due_ms,
+    next_group_ms,
+    reserve,
+    reserve_group,
+)
 from ropeway.brokers.memory.settle import append, extend, settle_all
 from ropeway.brokers.memory.state import CAPABILITIES, State
 from ropeway.clock import SYSTEM_CLOCK, Clock
 from ropeway.errors import BrokerError
+from ropeway.flow.rules import Rule, RuleInfo
 from ropeway.job import FINAL, Job, JobRecord, JobRef, Lease
 from ropeway.job import State as JobState
 from ropeway.outcome import Ack, Outcome, Settled
@@ -85,6 +92,9 @@ class MemoryBroker:
             left = until - now()
             if leases or left <= 0:
                 return leases
+            if self._state.cut_short:
+                await asyncio.sleep(0)
+                continue
             due_ms = next_due_ms(self._state, queues)
             await self._state.sleep(left if due_ms is None else min(left, max(due_ms, 1) / 1000))
 
@@ -113,6 +123,49 @@ class MemoryBroker:
 
     async def maintain(self, *, limit: int = 1000) -> Maintained:
         return maintain(self._state, limit=limit)
+
+    async def reserve_group(
+        self, queues: Queues, *, worker: str, lease_ms: int, wait_ms: int = 0
+    ) -> list[Lease]:
+        CAPABILITIES.refuse_reserve(limit=1, lease_ms=lease_ms)
+        now = asyncio.get_running_loop().time
+        until = now() + wait_ms / 1000
+        while True:
+            leases = reserve_group(self._state, queues, worker=worker, lease_ms=lease_ms)
+            left = until - now()
+            if leases or left <= 0:
+                return leases
+            due_ms = next_group_ms(self._state, queues)
+            await self._state.sleep(left if due_ms is None else min(left, max(due_ms, 1) / 1000))
+
+    # ------------------------------------------------------------------ rules
+
+    async def declare(self, rules: Sequence[Rule]) -> None:
+        table = self._state.table
+        table.flow.declare(rules, list(table.by_seq.values()), self._state.wall.now_ms())
+        self._state.wake()
+
+    async def override(self, rules: Sequence[Rule], *, force: bool = False) -> None:
+        table = self._state.table
+        now_ms = self._state.wall.now_ms()
+        table.flow.override(rules, list(table.by_seq.values()), force=force, now_ms=now_ms)
+        self._state.wake()
+
+    async def reset(self, rules: Sequence[Rule]) -> int:
+        table = self._state.table
+        rows = list(table.by_seq.values())
+        count = table.flow.reset(rules, rows, self._state.wall.now_ms())
+        self._state.wake()
+        return count
+
+    async def rules(self) -> list[RuleInfo]:
+        infos = self._state.table.flow.rules.infos
+        return [infos[name] for name in sorted(infos)]
+
+    async def keys(self, name: str, *, key: str | None = None, limit: int = 100) -> list[KeyInfo]:
+        table = self._state.table
+        running = sorted(table.running(), key=lambda row: row.status.seq)
+        return table.flow.keys(name, key, running, self._state.wall.now_ms())[:limit]
 
     # ------------------------------------------------------------------ look
 

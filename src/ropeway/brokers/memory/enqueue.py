@@ -11,6 +11,7 @@ from ropeway.errors import IdConflict
 from ropeway.job import Job, JobRef
 from ropeway.job import State as JobState
 
+BOUNDED: Final = (JobState.PENDING, JobState.SCHEDULED, JobState.AVAILABLE)
 _NONE: Final = frozenset[str]()
 
 
@@ -40,12 +41,13 @@ def _forget_calls(state: State, now_ms: int) -> None:
 def enqueue_then(state: State, jobs: Sequence[Job], now_ms: int) -> None:
     """Enqueue what an `Ack` brings along. One that exists already stays as it is."""
     for job in jobs:
-        _enqueue_one(state, job, now_ms)
+        _enqueue_one(state, job, now_ms, bounded=False)
 
 
 def _refuse(state: State, jobs: Sequence[Job]) -> None:
     """Raise before anything is written."""
     CAPABILITIES.refuse_all(jobs)
+    state.table.flow.rules.refuse_unknown(jobs)
     met: dict[tuple[str, str], Job] = {}
     for job in jobs:
         row = state.table.at(job.id, job.queue)
@@ -59,7 +61,26 @@ def _refuse(state: State, jobs: Sequence[Job]) -> None:
             )
 
 
-def _enqueue_one(state: State, job: Job, now_ms: int) -> Enqueued:
+def _full(state: State, job: Job, now_ms: int) -> Enqueued | None:
+    """The answer where the queue has no room for a new job."""
+    table = state.table
+    counts = table.counts[job.queue]
+    length = sum(counts[state] for state in BOUNDED)
+
+    def drop() -> bool:
+        rows = table.by_seq.values()
+        row = table.flow.bounds.to_drop(job.queue, rows, table.needed)
+        if row is not None:
+            status = lifecycle.cancel(row.status, reason="dropped", now_ms=now_ms)
+            assert status is not None, "only a waiting job is dropped"
+            table.put(row, status, now_ms=now_ms)
+            operate.drop_unretained(table, row, now_ms=now_ms)
+        return row is not None
+
+    return table.flow.full(job, length, drop, now_ms)
+
+
+def _enqueue_one(state: State, job: Job, now_ms: int, *, bounded: bool = True) -> Enqueued:
     table = state.table
     if table.at(job.id, job.queue) is not None:
         return Enqueued(EnqueueAnswer.DUPLICATE_ID, job.id, job.queue)
@@ -71,6 +92,8 @@ def _enqueue_one(state: State, job: Job, now_ms: int) -> Enqueued:
             )
             answer = EnqueueAnswer.REPLACED if replaced else EnqueueAnswer.DUPLICATE_KEY
             return Enqueued(answer, holder.job.id, job.queue)
+    if bounded and (full := _full(state, job, now_ms)) is not None:
+        return full
     state.seq += 1
     waiting_on = _NONE
     if job.parents:

@@ -1,13 +1,17 @@
 """Handing out jobs of the memory broker."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from ropeway import lifecycle
 from ropeway.broker import Queues
 from ropeway.brokers.memory.row import Row
 from ropeway.brokers.memory.state import State
 from ropeway.job import SUSPECT_CRASHES, Lease
+from ropeway.job import State as JobState
 from ropeway.weighted import Shares
+
+PROMOTED_FOR_GROUPS: Final = 1_000
 
 
 class _Call:
@@ -20,6 +24,7 @@ class _Call:
         self.now_ms = state.wall.now_ms()
         self.lease_until_ms = state.clock.mono_ms() + lease_ms
         self.taken: list[Row] = []
+        self.may_park = 4 * limit + 64  # so many refused jobs are set aside in one call
         self.passed_over: str | None = None  # the first queue whose suspect had to wait
 
     @property
@@ -32,6 +37,7 @@ class _Call:
     def take(self, queue: str, places: int) -> int:
         """Hand out up to `places` jobs of one queue; how many."""
         promote(self.state, queue, 2 * self.limit, self.now_ms)
+        places = min(places, self.room(queue))
         taken: list[Row] = []
         while len(taken) < places and (row := self.next(queue, alone=not (self.taken or taken))):
             token, until_ms = self.state.token, self.lease_until_ms
@@ -48,22 +54,35 @@ class _Call:
     def next(self, queue: str, *, alone: bool) -> Row | None:
         """Take out the next job to be started, burying those that are overdue."""
         table = self.state.table
-        while (row := table.take_ready(queue)) is not None:
+        limits = table.flow.limits
+        while self.may_park and (row := table.take_ready(queue)) is not None:
             if row.status.crashes and _suspect(row) and not alone:
                 self.passed_over = self.passed_over or queue
                 table.put_back(row)
                 return None
             late = lifecycle.overdue(row.job, now_ms=self.now_ms)
-            if late is None:
+            if late is not None:
+                status = lifecycle.bury_overdue(row.status, reason=late, now_ms=self.now_ms)
+                table.put(row, status, now_ms=self.now_ms)
+            elif row.job.limits and (full := limits.start(row, self.now_ms)) is not None:
+                limits.park(row, full, self.now_ms)
+                self.may_park -= 1
+            else:
                 return row
-            status = lifecycle.bury_overdue(row.status, reason=late, now_ms=self.now_ms)
-            table.put(row, status, now_ms=self.now_ms)
         return None
+
+    def room(self, queue: str) -> int:
+        """How many jobs the queue's own limits let start."""
+        table = self.state.table
+        running = table.counts[queue][JobState.RUNNING]
+        return table.flow.limits.queue_room(queue, running, self.now_ms)
 
 
 def reserve(state: State, queues: Queues, *, worker: str, limit: int, lease_ms: int) -> list[Lease]:
     """See `Broker.reserve`; does not wait."""
     state.token += 1
+    for row in state.table.flow.limits.woken(2 * limit, state.wall.now_ms()):
+        state.table.put_back(row)
     call = _Call(state, worker=worker, limit=limit, lease_ms=lease_ms)
     paused = state.paused & set(queues)
     if isinstance(queues, Mapping):
@@ -80,7 +99,34 @@ def reserve(state: State, queues: Queues, *, worker: str, limit: int, lease_ms: 
         for queue in queues:
             if call.left and queue not in paused:
                 call.take(queue, call.left)
+    state.cut_short = not call.may_park
     return [lifecycle.lease(row.job, row.status) for row in call.taken]
+
+
+def reserve_group(state: State, queues: Queues, *, worker: str, lease_ms: int) -> list[Lease]:
+    """See `JobStore.reserve_group`; does not wait."""
+    table, now_ms = state.table, state.wall.now_ms()
+    open_queues = [queue for queue in queues if queue not in state.paused]
+    for queue in open_queues:
+        promote(state, queue, PROMOTED_FOR_GROUPS, now_ms)
+    while rows := table.flow.groups.ready(open_queues, now_ms):
+        late = [row for row in rows if lifecycle.overdue(row.job, now_ms=now_ms) is not None]
+        for row in late:
+            reason = lifecycle.overdue(row.job, now_ms=now_ms) or ""
+            status = lifecycle.bury_overdue(row.status, reason=reason, now_ms=now_ms)
+            table.put(row, status, now_ms=now_ms)
+        rows = [row for row in rows if row not in late]
+        if not rows:
+            continue
+        state.token += 1
+        until_ms = state.clock.mono_ms() + lease_ms
+        for row in rows:
+            table.flow.groups.leave(row, row.job)
+            row.status.blocked_on = None
+            lifecycle.start_in_place(row.status, worker, state.token, until_ms, now_ms)
+        table.started(rows[0].job.queue, rows, until_ms=until_ms, now_ms=now_ms)
+        return [lifecycle.lease(row.job, row.status) for row in rows]
+    return []
 
 
 def promote(state: State, queue: str, limit: int, now_ms: int) -> int:
@@ -95,9 +141,24 @@ def promote(state: State, queue: str, limit: int, now_ms: int) -> int:
 
 def next_due_ms(state: State, queues: Queues) -> int | None:
     """Milliseconds until the first scheduled job of these queues is due."""
-    rows = [state.table.next_due(queue) for queue in queues if queue not in state.paused]
-    due = [row.status.due_ms for row in rows if row is not None]
-    return min(due) - state.wall.now_ms() if due else None
+    limits, now_ms = state.table.flow.limits, state.wall.now_ms()
+    open_queues = [queue for queue in queues if queue not in state.paused]
+    rows = [state.table.next_due(queue) for queue in open_queues]
+    times = [row.status.due_ms for row in rows if row is not None]
+    others = [limits.next_ms(now_ms)]
+    others += [limits.queue_opens_ms(queue, now_ms) for queue in open_queues]
+    times += [at_ms for at_ms in others if at_ms is not None]
+    return min(times) - now_ms if times else None
+
+
+def next_group_ms(state: State, queues: Queues) -> int | None:
+    """Milliseconds until the next batch of these queues is ready or a job of them is due."""
+    open_queues = [queue for queue in queues if queue not in state.paused]
+    rows = [state.table.next_due(queue) for queue in open_queues]
+    times = [row.status.due_ms for row in rows if row is not None]
+    ready_ms = state.table.flow.groups.next_ms(open_queues)
+    times += [] if ready_ms is None else [ready_ms]
+    return min(times) - state.wall.now_ms() if times else None
 
 
 def _suspect(row: Row) -> bool:

@@ -7,6 +7,7 @@ import msgspec
 
 from ropeway import lifecycle
 from ropeway.broker import JobEvent
+from ropeway.flow.gate import KeyId
 from ropeway.job import Job, JobRecord, Status
 
 ReadyKey = tuple[int, float, int, int]  # -priority, rank, due_ms, seq: the order of reserve
@@ -22,6 +23,7 @@ class Row(msgspec.Struct, eq=False, gc=False):
     job: Job
     status: Status
     ready_key: ReadyKey | None = None  # of its entry among those that are ready
+    parked: KeyId | None = None  # the limit's key that it waits for
     in_line: bool = False  # whether the heap of its ordering key has it
     removed: bool = False
     parents: set[str] | None = None  # ids under which it stands in `Table.children`
@@ -33,3 +35,9 @@ class Row(msgspec.Struct, eq=False, gc=False):
     def record(self) -> JobRecord:
         """The job as it is now: later changes do not show in it."""
         return JobRecord(self.job, lifecycle.copied(self.status))
+
+
+def ready_key(row: Row) -> ReadyKey:
+    """Where an available row stands in the order of reserve."""
+    status = row.status
+    return -row.job.priority, status.rank, status.due_ms, status.seq

@@ -53,7 +53,7 @@ def settle_all(state: State, outcomes: Sequence[Outcome]) -> list[Settled]:
             answers.append(_settle(state, outcome, now_ms))
     for (queue, _), done in acked.items():
         prune_at_ms = lifecycle.prune_at_ms(done[0].job, done[0].status)
-        state.table.completed(queue, done, prune_at_ms=prune_at_ms)
+        state.table.completed(queue, done, prune_at_ms=prune_at_ms, now_ms=now_ms)
     return answers
 
 

@@ -15,6 +15,9 @@ CAPABILITIES = Capabilities(
     name="memory",
     durable=False,
     shared=False,
+    limits=True,
+    fair=True,
+    groups=True,
     durability="kept in this process's memory; gone when it ends",
 )
 
@@ -28,6 +31,7 @@ class State:
         self.table: Table = Table()
         self.seq = 0
         self.token = 0
+        self.cut_short = False  # the last reserve did not look at all jobs that it may hand out
         self.event_seq = 0
         self.calls: OrderedDict[str, tuple[int, list[Enqueued]]] = OrderedDict()
         self.paused: set[str] = set()

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from ropeway import lifecycle
 from ropeway.brokers.memory.agenda import Agenda, Calendar
+from ropeway.brokers.memory.flow.control import Control
 from ropeway.brokers.memory.lines import Lines
-from ropeway.brokers.memory.row import ReadyKey, Row
+from ropeway.brokers.memory.row import ReadyKey, Row, ready_key
 from ropeway.job import FINAL, WAITING, Job, JobRecord, JobRef, State, Status
 
 # An enum's attribute costs ten times a module's.
@@ -43,6 +44,7 @@ class Table:
         self._completed: defaultdict[str, deque[Row]] = defaultdict(deque)
         self._keys: dict[tuple[str, str], Row] = {}
         self._lines = Lines(self._push_ready)
+        self.flow = Control()
 
     # ------------------------------------------------------------------ rows
 
@@ -76,13 +78,16 @@ class Table:
             self.adopt(parent, row)
         self._watch_overdue(row)
         self.counts[job.queue][status.state] += 1
+        if self.flow.concerns(job):
+            self.flow.follow(row, None, job, now_ms)
+            self.flow.bounds.added(row)
         self._index(row, now_ms)
         return row
 
     def put(self, row: Row, status: Status, *, now_ms: int, job: Job | None = None) -> None:
         """Replace a row's status (and words), and every index entry that follows from them."""
-        old = row.status.state
-        if job is not None and job is not row.job:
+        old, words = row.status.state, row.job
+        if job is not None and job is not words:
             self._leave_key(row)
             if (job.queue, job.ordering_key) != (row.job.queue, row.job.ordering_key):
                 self._lines.leave(row)
@@ -100,6 +105,8 @@ class Table:
             counts[status.state] += 1
             if old not in WAITING:
                 self._watch_overdue(row)
+        if self.flow.concerns(row.job) or self.flow.concerns(words):
+            self.flow.follow(row, old, words, now_ms)
         self._index(row, now_ms)
 
     def started(self, queue: str, rows: Sequence[Row], *, until_ms: int, now_ms: int) -> None:
@@ -108,19 +115,21 @@ class Table:
         counts[AVAILABLE] -= len(rows)
         counts[RUNNING] += len(rows)
         self._leases.add(until_ms, rows)
+        self.flow.started(queue, rows, now_ms)
         for row in rows:
             if row.job.unique is not None:
                 self._update_key(row, now_ms)
             if row.job.ordering_key is not None:
                 self._lines.update(row)
 
-    def completed(self, queue: str, rows: Sequence[Row], *, prune_at_ms: int) -> None:
+    def completed(self, queue: str, rows: Sequence[Row], *, prune_at_ms: int, now_ms: int) -> None:
         """Index plain rows that were running and are completed now: no key, no retention of 0."""
         counts = self.counts[queue]
         counts[RUNNING] -= len(rows)
         counts[COMPLETED] += len(rows)
         self._prune.add(prune_at_ms, rows)
         self._completed[queue].extend(rows)
+        self.flow.completed(queue, rows, now_ms)
         for row in rows:
             if row.waiters:
                 self._answer(row, row.record)
@@ -137,6 +146,7 @@ class Table:
         self.counts[job.queue][status.state] -= 1
         self._leave_key(row)
         self._lines.leave(row)
+        self.flow.gone(row)
         if status.state is not State.COMPLETED and job.id in self.children:
             self.failed.append(row)
         for parent in row.parents or ():
@@ -214,7 +224,7 @@ class Table:
         status = row.status
         if status.blocked_on is not None:
             return
-        key = (-row.job.priority, status.rank, status.due_ms, status.seq)
+        key = ready_key(row)
         if row.ready_key != key:
             row.ready_key = key
             self._ready[row.job.queue].push(key, row)

@@ -7,6 +7,7 @@ import pytest
 
 from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Filter, JobStore
 from ropeway.errors import ConfigError, IdConflict, PayloadTooLarge, Unsupported
+from ropeway.flow.rules import LimitRule, Slots
 from ropeway.job import JobRef, LimitKey, State, UniqueKey
 from ropeway.outcome import Ack
 from ropeway.runtime import new_id
@@ -170,6 +171,8 @@ class EnqueueContract:
     ) -> None:
         job = make_job(**fields)
         if getattr(broker.capabilities, capability):
+            if job.limits:
+                await broker.declare([LimitRule(name="api", limit=Slots(1))])
             assert await put(broker, job) == [OK]
             return
         with pytest.raises(Unsupported, match=job.id):
