@@ -2,11 +2,11 @@
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ropeway import crash
@@ -20,6 +20,7 @@ from ropeway.broker import (
     Extended,
     Filter,
     JobEvent,
+    KeyInfo,
     Maintained,
     Page,
     QueueInfo,
@@ -43,13 +44,19 @@ from ropeway.brokers.sqlite.engine import (
     Writer,
     serve_reads,
 )
+from ropeway.brokers.sqlite.flow import batches, verbs
+from ropeway.brokers.sqlite.flow.rules import RulesCache
 from ropeway.capabilities import Capabilities
 from ropeway.clock import SYSTEM_CLOCK, Clock
 from ropeway.errors import BrokerError, ConfigError, Disconnected
+from ropeway.flow.rules import Rule, RuleInfo
 from ropeway.job import FINAL, Job, JobRecord, JobRef, Lease, State
 from ropeway.outcome import Ack, Outcome, Release, Settled
 from ropeway.runtime import StartThread, start_daemon
 from ropeway.weighted import Shares
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Durability = Literal["full", "fast"]
 
@@ -69,6 +76,8 @@ class _Opened:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
+        self.path = path
+        self._rules = RulesCache()
         schema.create_file(path)
         self.gate = Gate(path.with_name(path.name + "-gate"))
         connections: list[Connection] = []
@@ -105,6 +114,17 @@ class _Opened:
 
     def _reader(self, sql: Connection) -> inspect.Reader:
         return inspect.Reader(sql, self.writer.now_ms())
+
+    def look(self, verb: Callable[[inspect.Reader, T], R], argument: T) -> R:
+        """A cheap look from the loop's own thread."""
+        with named(self.path):
+            return verb(self._reader(self.bell.sql), argument)
+
+    def next_chance_ms(self, queues: Sequence[str]) -> int | None:
+        """Milliseconds until a reserve may find a job: 0 is now, None is unknown."""
+        with named(self.path):
+            sql = self.bell.sql
+            return inspect.next_chance_ms(sql, queues, self.writer.now_ms(), self._rules.read(sql))
 
     async def close(self) -> None:
         self.bell.close()
@@ -150,6 +170,9 @@ class SQLiteBroker:
             durable=True,
             shared=True,
             durability=_PROMISE[durability],
+            limits=True,
+            fair=True,
+            groups=True,
             wakeup="poll",
         )
 
@@ -253,17 +276,16 @@ class SQLiteBroker:
         until = opened.loop.time() + wait_ms / 1000
         while True:
             ticket = opened.bell.ticket
-            chance_ms = inspect.next_chance_ms(
-                opened.bell.sql, list(queues), opened.writer.now_ms()
-            )
+            chance_ms = opened.next_chance_ms(list(queues))
             if chance_ms == 0:
-                leases = await self._reserve_now(opened, request)
+                leases = await self._reserve_now(opened, reserving.reserve, request, weight=limit)
                 if leases:
                     return leases
+                chance_ms = opened.next_chance_ms(list(queues))
             left = until - opened.loop.time()
             if left <= 0:
                 return []
-            pause_s = min(left, chance_ms / 1000) if chance_ms else left
+            pause_s = left if chance_ms is None else min(left, max(chance_ms, 1) / 1000)
             await opened.bell.sleep(ticket, pause_s)
 
     def _request(self, queues: Queues, worker: str, limit: int, lease_ms: int) -> reserving.Request:
@@ -277,15 +299,17 @@ class SQLiteBroker:
             queues=queues, worker=worker, limit=limit, lease_ms=lease_ms, shares=shares
         )
 
-    async def _reserve_now(self, opened: _Opened, request: reserving.Request) -> list[Lease]:
-        call = Call(reserving.reserve, request, opened.loop.create_future())
+    async def _reserve_now(
+        self, opened: _Opened, verb: Verb, request: Any, *, weight: int = HEAVY
+    ) -> list[Lease]:
+        call = Call(verb, request, opened.loop.create_future())
 
         def hand_back(leases: list[Lease]) -> None:
             """The caller was cancelled while its leases were being written."""
             outcomes = [Release(lease=lease) for lease in leases]
             opened.writes.submit(Call(settling.settle, outcomes, opened.loop.create_future()))
 
-        call.orphaned, call.weight = hand_back, request.limit
+        call.orphaned, call.weight = hand_back, weight
         opened.writes.submit(call)
         leases = await call.future
         if leases:
@@ -325,6 +349,40 @@ class SQLiteBroker:
 
     async def maintain(self, *, limit: int = 1000) -> Maintained:
         return await self._write(maintaining.maintain, limit)
+
+    async def reserve_group(
+        self, queues: Queues, *, worker: str, lease_ms: int, wait_ms: int = 0
+    ) -> list[Lease]:
+        self._capabilities.refuse_reserve(limit=1, lease_ms=lease_ms)
+        opened = self._mine()
+        request = batches.GroupRequest(list(queues), worker, lease_ms)
+        until = opened.loop.time() + wait_ms / 1000
+        while True:
+            ticket = opened.bell.ticket
+            leases = await self._reserve_now(opened, batches.reserve_group, request)
+            left = until - opened.loop.time()
+            if leases or left <= 0:
+                return leases
+            ready_ms = opened.look(verbs.next_group_ms, list(queues))
+            pause_s = left if ready_ms is None else min(left, max(ready_ms, 1) / 1000)
+            await opened.bell.sleep(ticket, pause_s)
+
+    # ------------------------------------------------------------------ rules
+
+    async def declare(self, rules: Sequence[Rule]) -> None:
+        await self._write(verbs.declare, rules)
+
+    async def override(self, rules: Sequence[Rule], *, force: bool = False) -> None:
+        await self._write(verbs.override, verbs.Override(rules, force))
+
+    async def reset(self, rules: Sequence[Rule]) -> int:
+        return await self._write(verbs.reset, rules)
+
+    async def rules(self) -> list[RuleInfo]:
+        return await self._read(verbs.infos, None)
+
+    async def keys(self, name: str, *, key: str | None = None, limit: int = 100) -> list[KeyInfo]:
+        return await self._read(verbs.keys, verbs.KeysAsked(name, key, limit))
 
     # ------------------------------------------------------------------ look
 

@@ -22,6 +22,7 @@ from typing import Any, Final
 import apsw
 
 from ropeway.brokers.sqlite.connection import Connection, error_of
+from ropeway.brokers.sqlite.flow.rules import RulesCache
 from ropeway.brokers.sqlite.step import Step
 from ropeway.clock import Clock, ForwardClock
 from ropeway.errors import Disconnected, StorageReadOnly
@@ -295,6 +296,7 @@ class Writer:
         self._clock = clock
         self._wall = ForwardClock(clock, floor_ms=floor_ms)
         self._journal_pages = 0
+        self._rules = RulesCache()
         connection.on_commit(self._note_journal)
 
     def _note_journal(self, pages: int) -> None:
@@ -356,6 +358,7 @@ class Writer:
         return woke
 
     def _fail(self, calls: list[Call], error: Exception) -> None:
+        self._rules.forget()
         for call in calls:
             call.result, call.error = None, self._named(error)
 
@@ -370,6 +373,7 @@ class Writer:
         """A step of the transaction that is open now."""
         return Step(
             self._connection,
+            self._rules,
             now_ms=self.now_ms(),
             mono_ms=self._clock.mono_ms(),
         )

@@ -183,6 +183,7 @@ def _forget(step: Step, limit: int) -> None:
             (until_ms, limit),
         )
     step.sql.run(_KEYS_OVER, (now_ms, limit))
+    step.flow.sweep()
     step.sql.run("UPDATE meta SET clock_ms = ?1 WHERE clock_ms < ?1 - ?2", (now_ms, _CLOCK_STEP_MS))
 
 

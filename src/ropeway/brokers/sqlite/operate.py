@@ -13,7 +13,7 @@ from ropeway.brokers.sqlite.rows import CODE, Flag, Stored, encode, load, load_s
 from ropeway.brokers.sqlite.step import Step
 from ropeway.job import Job, JobRef, State
 
-_NOT_PLAIN = Flag.EDGES | Flag.ORDERED
+_NOT_PLAIN = Flag.EDGES | Flag.ORDERED | Flag.LIMITED | Flag.FAIR | Flag.GROUPED
 _INDEXED: Final = {  # the index that lists each state, named by its own condition
     **dict.fromkeys(State, "state NOT IN (2, 3) AND"),
     State.AVAILABLE: "state = 2 AND",

@@ -10,6 +10,8 @@ from ropeway import crash, lifecycle
 from ropeway.broker import Queues
 from ropeway.brokers.sqlite.rows import CODE, Flag, decode_jobs, load_seqs, numbers
 from ropeway.brokers.sqlite.step import Step
+from ropeway.flow.gate import KeyId
+from ropeway.flow.limit import UNBOUNDED
 from ropeway.job import Lease, State
 from ropeway.weighted import Shares
 
@@ -40,6 +42,9 @@ ORDER BY due_ms LIMIT ?
 _PROMOTE = "UPDATE jobs SET state = 2 WHERE seq IN (SELECT value FROM carray(?))"
 _TOKEN = "UPDATE meta SET token = token + 1 RETURNING token"  # noqa: S105 - a lease's, no secret
 
+# What has to hear of each of them when it becomes available.
+_PROMOTED_ALONE = Flag.UNIQUE_PARTLY | Flag.FAIR | Flag.GROUPED
+
 _Next = msgspec.json.Decoder(list[tuple[int, int, int, int, int]])
 
 
@@ -63,6 +68,7 @@ class _Hand:
         self.until_ms = step.mono_ms + request.lease_ms
         self.token = 0
         self.leases: list[Lease] = []
+        self.may_park = 4 * request.limit + 64  # so many refused jobs are set aside in one call
         self.passed_over: str | None = None  # the first queue whose suspect had to wait
 
     @property
@@ -75,8 +81,14 @@ class _Hand:
     def draw_token(self) -> int:
         """This call's token, drawn when the first lease needs it."""
         if not self.token:
-            ((self.token,),) = self.step.sql.rows(_TOKEN)
+            self.token = draw_token(self.step)
         return self.token
+
+
+def draw_token(step: Step) -> int:
+    """A token that was never given out before."""
+    ((token,),) = step.sql.rows(_TOKEN)
+    return token
 
 
 def reserve(step: Step, request: Request) -> list[Lease]:
@@ -90,6 +102,8 @@ def reserve(step: Step, request: Request) -> list[Lease]:
 def _reserve(step: Step, request: Request) -> list[Lease]:
     hand = _Hand(step, request)
     paused = paused_queues(step)
+    if step.flow.rules.limits:
+        step.flow.keys.wake(2 * request.limit, step.now_ms)
     open_queues = [queue for queue in request.queues if queue not in paused]
     if request.shares is None or not isinstance(request.queues, Mapping):
         for queue in open_queues:
@@ -119,14 +133,15 @@ def paused_queues(step: Step) -> set[str]:
 def promote(step: Step, queue: str, limit: int) -> int:
     """Make the due jobs of a queue available, at most `limit`; how many."""
     due = step.sql.rows(_DUE, (queue, step.now_ms, limit))
-    plain = [(seq, state) for seq, state, flags in due if not flags & Flag.UNIQUE_PARTLY]
+    is_fair = step.flow.is_fair(queue)
+    plain = [(seq, state) for seq, state, flags in due if not (flags & _PROMOTED_ALONE or is_fair)]
     if plain:
         step.sql.run(_PROMOTE, (numbers(seq for seq, _ in plain),))
         for _, state in plain:
             step.counts[queue, state] -= 1
         step.counts[queue, _AVAILABLE] += len(plain)
         step.woke = True
-    others = [seq for seq, _, flags in due if flags & Flag.UNIQUE_PARTLY]
+    others = [seq for seq, _, flags in due if flags & _PROMOTED_ALONE or is_fair]
     for row in load_seqs(step.sql, others):
         step.put(row, lifecycle.promote(row.status))
     return len(due)
@@ -136,14 +151,23 @@ def _take(hand: _Hand, queue: str, places: int) -> int:
     """Hand out up to `places` jobs of one queue; how many."""
     before = len(hand.leases)
     promote(hand.step, queue, 2 * hand.request.limit)
+    places = min(places, _room(hand.step, queue))
     buries = 2 * hand.request.limit
     while buries > 0:
         wanted = places - (len(hand.leases) - before)
         buried, more = _take_next(hand, queue, wanted)
         buries -= buried
-        if not more:
+        if not more or hand.may_park <= 0:
             break
     return len(hand.leases) - before
+
+
+def _room(step: Step, queue: str) -> int:
+    """How many jobs the queue's own limits let start."""
+    keys = step.flow.keys
+    if not step.flow.rules.queue(queue).limits:
+        return UNBOUNDED
+    return keys.queue_room(queue, step.count_of(queue, State.RUNNING), step.now_ms)
 
 
 def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
@@ -162,10 +186,12 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
     plain: list[int] = []
     slow: dict[int, int] = {}  # seq → place among the leases
     overdue: list[int] = []
+    parked: list[tuple[int, KeyId]] = []
     stopped = False
-    for job, (seq, attempt, flags, overdue_ms, has_extra) in zip(
-        jobs, _Next.decode(columns), strict=True
-    ):
+    rows = _Next.decode(columns)
+    keys = step.flow.keys
+    keys.load_for(job for job, row in zip(jobs, rows, strict=True) if row[2] & Flag.LIMITED)
+    for job, (seq, attempt, flags, overdue_ms, has_extra) in zip(jobs, rows, strict=True):
         if overdue_ms and overdue_ms <= step.now_ms:
             overdue.append(seq)
             continue
@@ -174,6 +200,9 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
             hand.passed_over = hand.passed_over or queue
             stopped = True
             break
+        if flags & Flag.LIMITED and (full := keys.gate.start(job, step.now_ms)) is not None:
+            parked.append((seq, full))
+            continue
         if has_extra or flags & Flag.UNIQUE_PARTLY:
             slow[seq] = len(hand.leases)
         else:
@@ -190,10 +219,14 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
         step.counts[queue, _AVAILABLE] -= len(plain)
         step.counts[queue, _RUNNING] += len(plain)
     _start_slowly(hand, slow)
+    if plain or slow:
+        step.flow.started(queue, [*plain, *slow])
+    keys.park(parked)
+    hand.may_park -= len(parked)
     bury_overdue(step, overdue)
     if _is_suspect(hand.leases):
         stopped = True
-    return len(overdue), bool(overdue) and not stopped
+    return len(overdue), bool(overdue or parked) and not stopped
 
 
 def _start_slowly(hand: _Hand, places: dict[int, int]) -> None:

@@ -44,6 +44,9 @@ class Flag:
     ORDERED = 8
     SUSPECT = 16
     EVENTS = 32
+    LIMITED = 64
+    FAIR = 128
+    GROUPED = 256
 
 
 class Extra(msgspec.Struct, omit_defaults=True):
@@ -63,13 +66,15 @@ encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 decode_job: Callable[[bytes], Job] = msgspec.msgpack.Decoder(Job).decode
 decode_jobs: Callable[[bytes], list[Job]] = msgspec.msgpack.Decoder(list[Job]).decode
 _decode_extra = msgspec.msgpack.Decoder(Extra).decode
+_decode_parked = msgspec.json.Decoder(tuple[str, str, str]).decode
 _EMPTY: Final = encode(Extra())
 _NO_EXTRA: Final = Extra()
 _carray: Final[Any] = cast(Any, apsw).carray
 
 COLUMNS: Final = (
     "seq, state, due_ms, rank, blocked, flags, attempt, token, lease_until_ms, settled_token,"
-    " worker, started_at_ms, finished_at_ms, unique_key, result_codec, format, result, extra, job"
+    " worker, started_at_ms, finished_at_ms, unique_key, parked_on, result_codec, format, result,"
+    " extra, job"
 )
 
 
@@ -80,6 +85,7 @@ class Stored(msgspec.Struct, frozen=True):
     status: Status
     flags: int
     unique_key: str | None
+    parked_on: str | None = None
 
     @property
     def record(self) -> JobRecord:
@@ -93,8 +99,8 @@ def stored(row: Sequence[Any]) -> Stored:
         StorageCorrupt: the row does not hold what was written, or a newer release wrote it.
     """
     seq, state, due_ms, rank, blocked, flags, attempt, token, lease_until_ms = row[:9]
-    settled_token, worker, started_at_ms, finished_at_ms, unique_key, result_codec = row[9:15]
-    version, result, extra_blob, job_blob = row[15:]
+    settled_token, worker, started_at_ms, finished_at_ms, unique_key, parked_on = row[9:15]
+    result_codec, version, result, extra_blob, job_blob = row[15:]
     if version != FORMAT:
         raise StorageCorrupt(
             f"the record with seq {seq} has format {version}; this release reads {FORMAT}. "
@@ -119,7 +125,7 @@ def stored(row: Sequence[Any]) -> Stored:
         started_at_ms=started_at_ms,
         finished_at_ms=finished_at_ms,
         waiting_on=extra.waiting_on,
-        blocked_on=f"ordering:{job.ordering_key}" if blocked else None,
+        blocked_on=_blocked_on(job, parked_on) if blocked else None,
         reason=extra.reason,
         errors=extra.errors,
         progress=extra.progress,
@@ -129,7 +135,15 @@ def stored(row: Sequence[Any]) -> Stored:
         cancel_requested=extra.cancel_requested,
         settled_token=settled_token,
     )
-    return Stored(job, status, flags, unique_key)
+    return Stored(job, status, flags, unique_key, parked_on)
+
+
+def _blocked_on(job: Job, parked_on: str | None) -> str:
+    """`Status.blocked_on` of an available job that is not the head of its line, or parked."""
+    if parked_on is None:
+        return f"ordering:{job.ordering_key}"
+    _, name, key = _decode_parked(parked_on[1:])
+    return f"group:{key}" if parked_on[0] == "G" else f"limit:{name}:{key}"
 
 
 def extra_of(status: Status) -> bytes | None:
@@ -160,6 +174,12 @@ def flags_of(job: Job, status: Status, *, kept: int = 0) -> int:
         flags |= Flag.EDGES
     if job.ordering_key is not None:
         flags |= Flag.ORDERED
+    if job.limits:
+        flags |= Flag.LIMITED
+    if job.fair_key is not None:
+        flags |= Flag.FAIR
+    if job.group_key is not None:
+        flags |= Flag.GROUPED
     if len(status.crashes) >= 2:
         flags |= Flag.SUSPECT
     return flags

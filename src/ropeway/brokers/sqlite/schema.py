@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from ropeway.brokers.sqlite.connection import Connection, named
+from ropeway.brokers.sqlite.flow import control, groups, keys, rules, turns
 from ropeway.errors import ConfigError, SchemaMismatch, StorageCorrupt, StorageReadOnly
 
 APPLICATION_ID = 0x524F5057  # "ROPW"
@@ -34,7 +35,7 @@ CREATE TABLE jobs (
   rank REAL NOT NULL DEFAULT 0,
   due_ms INTEGER NOT NULL,
   created_at_ms INTEGER NOT NULL,
-  blocked INTEGER NOT NULL DEFAULT 0,        -- not the head of its ordering key
+  blocked INTEGER NOT NULL DEFAULT 0,        -- 1: not the head of its ordering key, 2: parked
   flags INTEGER NOT NULL DEFAULT 0,          -- rows.Flag
   attempt INTEGER NOT NULL DEFAULT 0,
   token INTEGER NOT NULL DEFAULT 0,
@@ -46,6 +47,7 @@ CREATE TABLE jobs (
   unique_key TEXT,                           -- NULL when not held
   unique_until_ms INTEGER,                   -- set when only the window holds it
   ordering_key TEXT,
+  parked_on TEXT,                            -- the limit's key or the group that it waits for
   overdue_at_ms INTEGER,                     -- not to be started from here on
   prune_at_ms INTEGER,
   result_codec TEXT,                         -- NULL: json
@@ -66,11 +68,16 @@ CREATE UNIQUE INDEX jobs_key ON jobs (queue, unique_key) WHERE unique_key IS NOT
 CREATE INDEX jobs_key_until ON jobs (unique_until_ms) WHERE unique_until_ms IS NOT NULL;
 CREATE INDEX jobs_line ON jobs (queue, ordering_key)
   WHERE ordering_key IS NOT NULL AND state < 5;
+CREATE INDEX jobs_parked ON jobs (parked_on, priority DESC, rank, due_ms)
+  WHERE parked_on IS NOT NULL;
 CREATE INDEX jobs_head ON jobs (queue, ordering_key)
   WHERE ordering_key IS NOT NULL AND state < 5 AND blocked = 0;
 
-CREATE TABLE meta (token INTEGER NOT NULL, clock_ms INTEGER NOT NULL, boot TEXT NOT NULL) STRICT;
-INSERT INTO meta VALUES (0, 0, '');
+CREATE TABLE meta (
+  token INTEGER NOT NULL, clock_ms INTEGER NOT NULL, boot TEXT NOT NULL,
+  rules INTEGER NOT NULL -- the version of what `rules` and `fair` say
+) STRICT;
+INSERT INTO meta VALUES (0, 0, '', 0);
 CREATE TABLE counters (
   queue TEXT NOT NULL, state INTEGER NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (queue, state)
 ) STRICT, WITHOUT ROWID;
@@ -103,7 +110,9 @@ CREATE TABLE workers (id TEXT PRIMARY KEY, seen_at_ms INTEGER NOT NULL, data BLO
   STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1,)
+_FLOW = f"{rules.SCHEMA}{keys.SCHEMA}{turns.SCHEMA}{groups.SCHEMA}{control.SCHEMA}"
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1 + _FLOW,)
 """The script at position N brings version N to N + 1. Published ones never change."""
 
 

@@ -157,6 +157,7 @@ def _complete(step: Step, acks: Sequence[Ack]) -> bool:
     for (_, queue, *_), packed in groups.items():
         step.counts[queue, _RUNNING] -= len(packed)
         step.counts[queue, _COMPLETED] += len(packed)
+    step.flow.completed((ack.lease.job for ack in acks), {queue for _, queue, *_ in groups})
     for parent_id in step.needed([ack.lease.job.id for ack in acks]):
         step.unblock_children(parent_id)
     step.woke = True
@@ -196,7 +197,7 @@ def _settle_one(step: Step, seq: int, outcome: Outcome) -> None:
         if outcome.then:
             crash.point("settle.then")
         for job in outcome.then:
-            insert_one(step, job)
+            insert_one(step, job, bounded=False)
     if status.state in FINAL:
         step.ended(ended)
 

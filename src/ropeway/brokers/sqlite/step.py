@@ -8,6 +8,8 @@ from collections import Counter
 
 from ropeway import lifecycle
 from ropeway.brokers.sqlite.connection import Connection
+from ropeway.brokers.sqlite.flow.control import Control
+from ropeway.brokers.sqlite.flow.rules import RulesCache
 from ropeway.brokers.sqlite.rows import (
     CODE,
     FIRST_FINAL,
@@ -25,6 +27,7 @@ from ropeway.brokers.sqlite.rows import (
 )
 from ropeway.job import FINAL, Job, JobRef, State, Status
 
+PARKED = 2  # `jobs.blocked` of a job with `parked_on`
 RESULT_KEPT_MS = 60_000  # of a job with retention 0 that somebody waits for
 
 # A whole row, status and words.
@@ -32,14 +35,14 @@ _UPDATE = """
 UPDATE jobs SET queue = ?, task = ?, state = ?, priority = ?, rank = ?, due_ms = ?,
   created_at_ms = ?, blocked = ?, flags = ?, attempt = ?, token = ?, lease_until_ms = ?,
   settled_token = ?, worker = ?, started_at_ms = ?, finished_at_ms = ?, unique_key = ?,
-  unique_until_ms = ?, ordering_key = ?, overdue_at_ms = ?, prune_at_ms = ?, result_codec = ?,
-  result = ?, extra = ?, job = coalesce(?, job)
+  unique_until_ms = ?, ordering_key = ?, parked_on = ?, overdue_at_ms = ?, prune_at_ms = ?,
+  result_codec = ?, result = ?, extra = ?, job = coalesce(?, job)
 WHERE seq = ?
 """
 _INSERT = """
-INSERT INTO jobs (id, queue, task, state, priority, due_ms, created_at_ms, flags, unique_key,
-  unique_until_ms, ordering_key, overdue_at_ms, extra, job)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO jobs (id, queue, task, state, priority, rank, due_ms, created_at_ms, blocked, flags,
+  unique_key, unique_until_ms, ordering_key, parked_on, overdue_at_ms, extra, job)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _COUNT = """
 INSERT INTO counters (queue, state, n) VALUES (?, ?, ?)
@@ -50,17 +53,43 @@ ON CONFLICT DO UPDATE SET n = n + excluded.n
 class Step:
     """One transaction: its connection, its time, and what must be written at its end."""
 
-    __slots__ = ("counts", "mono_ms", "now_ms", "sql", "woke")
+    __slots__ = ("_flow", "_rules", "counts", "mono_ms", "now_ms", "sql", "woke")
 
-    def __init__(self, sql: Connection, *, now_ms: int, mono_ms: int) -> None:
+    def __init__(self, sql: Connection, rules: RulesCache, *, now_ms: int, mono_ms: int) -> None:
         self.sql: Connection = sql
         self.now_ms: int = now_ms  # wall clock, never backwards: schedules
         self.mono_ms: int = mono_ms  # leases
         self.counts: Counter[tuple[str, int]] = Counter()  # changes of `counters`
         self.woke: bool = False  # somebody may be waiting for what was done
 
+        self._rules = rules
+        self._flow: Control | None = None
+
+    @property
+    def flow(self) -> Control:
+        """Flow control, as it is in this transaction."""
+        if self._flow is None:
+            self._flow = Control(self.sql, self._rules, self.now_ms)
+        return self._flow
+
+    def renewed_flow(self) -> Control:
+        """Flow control by rules that were just written."""
+        if self._flow is not None:
+            self._flow.finish()
+        self._flow = None
+        return self.flow
+
+    def count_of(self, queue: str, state: State) -> int:
+        """How many jobs of a queue are in a state, with what this step has changed."""
+        found = self.sql.first(
+            "SELECT n FROM counters WHERE queue = ? AND state = ?", (queue, CODE[state])
+        )
+        return (found[0] if found else 0) + self.counts[queue, CODE[state]]
+
     def finish(self) -> None:
-        """Write the changed counts; the last thing before the commit."""
+        """Write the changed counts and keys; the last thing before the commit."""
+        if self._flow is not None:
+            self._flow.finish()
         for (queue, state), change in self.counts.items():
             if change:
                 self.sql.run(_COUNT, (queue, state, change))
@@ -72,12 +101,14 @@ class Step:
         """Insert a new job, give it its seq, and note its parents."""
         key, until_ms = self._key(job, status.state, seq=0)
         flags = flags_of(job, status)
+        parked_on = self.flow.admitted(job, status)
         self.sql.run(
             _INSERT,
             (
-                *(job.id, job.queue, job.task, CODE[status.state], job.priority, status.due_ms),
-                *(job.created_at_ms, flags, key, until_ms, job.ordering_key),
-                *(overdue_at_ms(job), extra_of(status), encode(job)),
+                *(job.id, job.queue, job.task, CODE[status.state], job.priority, status.rank),
+                *(status.due_ms, job.created_at_ms, 0 if parked_on is None else PARKED, flags),
+                *(key, until_ms, job.ordering_key, parked_on, overdue_at_ms(job)),
+                *(extra_of(status), encode(job)),
             ),
         )
         status.seq = self.sql.last_rowid
@@ -87,7 +118,7 @@ class Step:
             self._link(parent_id, status.seq)
         if job.ordering_key is not None:
             self._choose_head(job.queue, job.ordering_key)
-        return Stored(job, status, flags, key)
+        return Stored(job, status, flags, key, parked_on)
 
     def put(self, old: Stored, status: Status, job: Job | None = None) -> Stored:
         """Replace a row's status (and words), and everything that follows from them."""
@@ -103,24 +134,33 @@ class Step:
         key, until_ms = self._key(words, status.state, seq=status.seq)
         flags = flags_of(words, status, kept=old.flags)
         prune_at_ms = lifecycle.prune_at_ms(words, status) if final else None
-        blocked = status.blocked_on is not None and not final and words.ordering_key is not None
+        parked_on = self._parked_on(old, status, words)
+        in_line = status.blocked_on is not None and not final and words.ordering_key is not None
+        blocked = PARKED if parked_on is not None else int(in_line)
         self.sql.run(
             _UPDATE,
             (
                 *(words.queue, words.task, CODE[status.state], words.priority, status.rank),
-                *(status.due_ms, words.created_at_ms, int(blocked), flags, status.attempt),
+                *(status.due_ms, words.created_at_ms, blocked, flags, status.attempt),
                 *(status.token, status.lease_until_ms, status.settled_token, status.worker),
                 *(status.started_at_ms, status.finished_at_ms, key, until_ms),
-                *(words.ordering_key, overdue_at_ms(words), prune_at_ms),
+                *(words.ordering_key, parked_on, overdue_at_ms(words), prune_at_ms),
                 None if status.result_codec == "json" else status.result_codec,
                 *(status.result, extra_of(status)),
                 None if words is old.job else encode(words),
                 status.seq,
             ),
         )
-        new = Stored(words, status, flags, key)
+        new = Stored(words, status, flags, key, parked_on)
         self._follow(old, new)
         return new
+
+    def _parked_on(self, old: Stored, status: Status, words: Job) -> str | None:
+        """Where the job is parked from now on, once flow control has heard of the change."""
+        flow = self.flow
+        if not (flow.concerns(words) or flow.concerns(old.job)):
+            return None
+        return flow.follow(old.status, old.job, old.parked_on, status, words)
 
     def _follow(self, old: Stored, new: Stored) -> None:
         was, now = old.status.state, new.status.state
@@ -163,6 +203,7 @@ class Step:
         """Delete a row that is not running, with all that hangs on it."""
         job, status = row.job, row.status
         self.sql.run("DELETE FROM jobs WHERE seq = ?", (status.seq,))
+        self.flow.gone(job, status.state, row.parked_on)
         self.forget([status.seq], row.flags)
         self.counts[job.queue, CODE[status.state]] -= 1
         self.woke = True

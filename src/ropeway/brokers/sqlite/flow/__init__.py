@@ -1,0 +1,1 @@
+"""Flow control in the SQLite broker."""

@@ -1,0 +1,219 @@
+"""Limits' keys as rows: read when a job refers to them, written back at the end of the step."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from ropeway.brokers.sqlite.connection import Connection
+from ropeway.brokers.sqlite.flow.rules import Rules
+from ropeway.brokers.sqlite.rows import texts
+from ropeway.flow import limit as arithmetic
+from ropeway.flow.gate import Gate, KeyId
+from ropeway.flow.limit import UNBOUNDED, End, KeyState
+from ropeway.flow.rules import Breaker, Limit, Slots
+from ropeway.job import Job
+
+# A key's id is an L and JSON: its queue ("" for a limit of the app), the limit's name, the key.
+# A queue's own limits have the empty name, and their kind for a key.
+SCHEMA: Final = """
+CREATE TABLE limit_keys (
+  id TEXT PRIMARY KEY,
+  name TEXT NOT NULL,
+  used INTEGER NOT NULL,
+  tat_ms REAL NOT NULL,
+  failures INTEGER NOT NULL,
+  open_until_ms INTEGER NOT NULL,
+  parked INTEGER NOT NULL,
+  wake_at_ms INTEGER           -- when to look at the parked jobs; NULL: when a run has ended
+) STRICT, WITHOUT ROWID;
+CREATE INDEX limit_keys_wake ON limit_keys (wake_at_ms) WHERE wake_at_ms IS NOT NULL;
+CREATE INDEX limit_keys_name ON limit_keys (name);
+"""
+_STATE = "used, tat_ms, failures, open_until_ms, parked"
+_LOAD = f"""
+SELECT json_group_array(json_array(id, {_STATE})) FROM limit_keys
+WHERE id IN (SELECT value FROM carray(?))
+"""
+_SAVE = f"""
+INSERT OR REPLACE INTO limit_keys (id, name, {_STATE}, wake_at_ms)
+SELECT value->>0, value->>1, value->>2, CAST(value->>3 AS REAL), value->>4, value->>5, value->>6,
+  value->>7 FROM json_each(?)
+"""
+_FORGET = "DELETE FROM limit_keys WHERE id IN (SELECT value FROM carray(?))"
+_DUE = "SELECT id FROM limit_keys WHERE wake_at_ms <= ? ORDER BY wake_at_ms LIMIT ?"
+# Blocked still if another one is the head of its ordering key meanwhile.
+_UNPARK = """
+UPDATE jobs SET parked_on = NULL, blocked = ordering_key IS NOT NULL AND EXISTS (
+  SELECT 1 FROM jobs AS earlier WHERE earlier.queue = jobs.queue AND earlier.state < 5
+    AND earlier.ordering_key = jobs.ordering_key AND earlier.seq < jobs.seq)
+WHERE seq IN (
+  SELECT seq FROM jobs WHERE parked_on = ? ORDER BY priority DESC, rank, due_ms, seq LIMIT ?)
+"""
+_PARK = "UPDATE jobs SET blocked = 2, parked_on = ? WHERE seq = ?"
+_IDLE = """
+DELETE FROM limit_keys WHERE used = 0 AND parked = 0 AND failures = 0 AND tat_ms <= ?
+"""
+_Loaded = msgspec.json.Decoder(list[tuple[str, int, float, int, int, int]])
+_decode_id: Final = msgspec.json.Decoder(tuple[str, str, str]).decode
+
+
+def text_of(id_: KeyId) -> str:
+    """A key's id as it is stored, there and in `jobs.parked_on`."""
+    return "L" + msgspec.json.encode(id_).decode()
+
+
+def id_of(text: str) -> KeyId:
+    """The id that a text stands for."""
+    return KeyId(*_decode_id(text[1:]))
+
+
+class Keys:
+    """The keys that one transaction has to do with."""
+
+    __slots__ = ("_loaded", "_rules", "_sql", "gate")
+
+    def __init__(self, sql: Connection, rules: Rules) -> None:
+        self._sql = sql
+        self._rules = rules
+        self._loaded: set[KeyId] = set()
+        self.gate = Gate(rules.limits)
+
+    def load(self, ids: Iterable[KeyId]) -> None:
+        """Read states that are not known yet, by one statement."""
+        missing = {id_ for id_ in ids if id_ not in self._loaded}
+        if not missing:
+            return
+        by_text = {text_of(id_): id_ for id_ in missing}
+        ((found,),) = self._sql.rows(_LOAD, (texts(by_text),))
+        for text, used, tat_ms, failures, open_until_ms, parked in _Loaded.decode(found):
+            state = KeyState(used, tat_ms, failures, open_until_ms, parked)
+            self.gate.states[by_text[text]] = state
+        self._loaded |= missing
+
+    def read_all(self, name: str) -> list[KeyId]:
+        """Read all states of one limit; their ids."""
+        found = self._sql.rows("SELECT id FROM limit_keys WHERE name = ?", (name,))
+        ids = [id_of(text) for (text,) in found]
+        self.load(ids)
+        return ids
+
+    def touch(self, stored: Iterable[str]) -> None:
+        """Look at these keys again when the step is written: their rule has changed."""
+        ids = [id_of(text) for text in stored]
+        self.load(ids)
+        self.gate.changed.update(id_ for id_ in ids if id_ in self.gate.states)
+
+    def load_for(self, jobs: Iterable[Job]) -> None:
+        """Read the states that jobs refer to."""
+        self.load(id_ for job in jobs for id_ in self.gate.ids(job))
+
+    def park(self, parked: Sequence[tuple[int, KeyId]]) -> None:
+        """Set available jobs (seq, key) aside; their keys were loaded."""
+        self._sql.run_many(_PARK, [(text_of(id_), seq) for seq, id_ in parked])
+        for _, id_ in parked:
+            self.gate.park(id_, 1)
+
+    def wake(self, most: int, now_ms: int) -> int:
+        """Let up to `most` parked jobs come back, at most as many as their keys have room for."""
+        ids = [id_of(text) for (text,) in self._sql.rows(_DUE, (now_ms, most))]
+        self.load(ids)
+        woken = 0
+        for id_ in ids:
+            wanted = min(self.gate.wakes(id_, now_ms), most - woken)
+            if wanted > 0:
+                self._sql.run(_UNPARK, (text_of(id_), wanted))
+                self.gate.park(id_, -self._sql.changes)
+                woken += self._sql.changes
+            self.gate.changed.add(id_)  # for its next time, if any
+        return woken
+
+    def unpark(self, text: str) -> None:
+        """A job does not wait for its key any more, whatever comes next."""
+        id_ = id_of(text)
+        self.load([id_])
+        self.gate.park(id_, -1)
+
+    def ended(self, job: Job, end: End, now_ms: int) -> None:
+        """A run of the job has ended."""
+        self.load(self.gate.ids(job))
+        self.gate.end(job, end, now_ms)
+
+    # ------------------------------------------------------------------ queues
+
+    def queue_room(self, queue: str, running: int, now_ms: int) -> int:
+        """How many more jobs of the queue its own limits let start."""
+        room = UNBOUNDED
+        for limit in self._rules.queue(queue).limits:
+            state = KeyState(used=running) if isinstance(limit, Slots) else self._of(queue, limit)
+            room = min(room, arithmetic.room(limit, state, now_ms))
+        return room
+
+    def queue_started(self, queue: str, n: int, now_ms: int) -> None:
+        """So many jobs of the queue have started."""
+        for limit in self._rules.queue(queue).limits:
+            if not isinstance(limit, Slots):
+                arithmetic.take(limit, self._of(queue, limit), now_ms, n)
+
+    def queue_ended(self, queue: str, end: End, now_ms: int) -> None:
+        """A run of a job of the queue has ended."""
+        for limit in self._rules.queue(queue).limits:
+            if isinstance(limit, Breaker):
+                arithmetic.give_back(limit, self._of(queue, limit), end, now_ms)
+
+    def queue_opens_ms(self, queue: str, now_ms: int) -> int | None:
+        """When time alone gives the queue room; None when it has room or other things must end."""
+        times: list[int] = []
+        for limit in self._rules.queue(queue).limits:
+            if isinstance(limit, Slots):
+                continue
+            state = self._of(queue, limit)
+            opens_ms = arithmetic.opens_at_ms(limit, state)
+            if opens_ms is not None and not arithmetic.room(limit, state, now_ms):
+                times.append(opens_ms)
+        return max(times, default=None)
+
+    def _of(self, queue: str, limit: Limit) -> KeyState:
+        id_ = queue_key(queue, limit)
+        self.load([id_])
+        return self.gate.state(id_)
+
+    # ------------------------------------------------------------------ the end of the step
+
+    def save(self, now_ms: int) -> None:
+        """Write what changed."""
+        gate = self.gate
+        if not gate.changed:
+            return
+        idle = {id_ for id_ in gate.changed if self._is_idle(id_, now_ms)}
+        rows = [
+            (
+                *(text_of(id_), id_.name, s.used, s.tat_ms, s.failures, s.open_until_ms, s.parked),
+                gate.wake_at_ms(id_, now_ms),
+            )
+            for id_ in gate.changed - idle
+            for s in (gate.states[id_],)
+        ]
+        if rows:
+            self._sql.run(_SAVE, (msgspec.json.encode(rows).decode(),))
+        if idle:
+            self._sql.run(_FORGET, (texts(map(text_of, idle)),))
+        gate.changed.clear()
+
+    def _is_idle(self, id_: KeyId, now_ms: int) -> bool:
+        state = self.gate.states.get(id_)
+        if state is None:
+            return True
+        if id_.name:
+            return bool(self.gate.idle([id_], now_ms))
+        return state == KeyState()
+
+
+def queue_key(queue: str, limit: Limit) -> KeyId:
+    """The key under which the state of a queue's own limit is kept."""
+    return KeyId(queue, "", str(limit.__struct_config__.tag))
+
+
+def forget_idle(sql: Connection, now_ms: int) -> None:
+    """Delete the keys of rates that nobody has used for long enough to matter."""
+    sql.run(_IDLE, (now_ms,))
