@@ -16,11 +16,13 @@ from ropeway.errors import (
     JobFailed,
     JobNotFound,
     JobTimeout,
+    QueueFull,
     ResultExpired,
     RopewayError,
     SoftTimeout,
     Unsupported,
 )
+from ropeway.flow.options import CircuitBreaker, Concurrency, Fair, RateLimit
 from ropeway.handle import Handle
 from ropeway.job import JobRecord, JobRef, State
 from ropeway.operate import Changed
@@ -39,11 +41,14 @@ __all__ = [
     "Call",
     "Cancel",
     "Changed",
+    "CircuitBreaker",
     "CodecError",
+    "Concurrency",
     "ConfigError",
     "Context",
     "Duplicate",
     "EnqueueUnknown",
+    "Fair",
     "Filter",
     "Handle",
     "IdConflict",
@@ -56,6 +61,8 @@ __all__ = [
     "JobRecord",
     "JobRef",
     "JobTimeout",
+    "QueueFull",
+    "RateLimit",
     "ResultExpired",
     "Retry",
     "Ropeway",

@@ -114,8 +114,7 @@ def test_options_become_milliseconds_and_a_policy(app):
     ("options", "message"),
     [
         ({"timeot": 3}, "unknown task option 'timeot': did you mean 'timeout'"),
-        ({"rate": 3}, "unknown task option 'rate'"),
-        ({"concurrency": 3}, "unknown task option 'concurrency'"),
+        ({"rates": 3}, "unknown task option 'rates': did you mean 'rate'"),
         ({"timeout": -1}, "timeout=-1"),
         ({"timeout": 0}, "timeout=0"),
         ({"timeout": "3"}, "timeout='3' is a str"),
