@@ -253,9 +253,10 @@ class SQLiteBroker:
         until = opened.loop.time() + wait_ms / 1000
         while True:
             ticket = opened.bell.ticket
-            chance_ms = inspect.next_chance_ms(
-                opened.bell.sql, list(queues), opened.writer.now_ms()
-            )
+            with named(self._path):
+                chance_ms = inspect.next_chance_ms(
+                    opened.bell.sql, list(queues), opened.writer.now_ms()
+                )
             if chance_ms == 0:
                 leases = await self._reserve_now(opened, request)
                 if leases:
@@ -399,7 +400,9 @@ class SQLiteBroker:
         until = opened.loop.time() + wait_ms / 1000
         while True:
             ticket = opened.bell.ticket
-            found = inspect.signals(inspect.Reader(opened.bell.sql, opened.writer.now_ms()), after)
+            with named(self._path):
+                reader = inspect.Reader(opened.bell.sql, opened.writer.now_ms())
+                found = inspect.signals(reader, after)
             left = until - opened.loop.time()
             if found or after is None or left <= 0:
                 return found

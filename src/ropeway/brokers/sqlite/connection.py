@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import apsw
+from apsw import sqlite_extra
 
 from ropeway.errors import (
     BrokerError,
@@ -19,6 +21,8 @@ BUSY_MS: Final = 60_000
 _TRUNCATE_MS: Final = 100  # how long others wait for an empty journal
 JOURNAL_MAX_BYTES: Final = 48 * 1024 * 1024
 _CACHE_KIB: Final = 64 * 1024
+_CHECKSUM_VFS: Final = "cksmvfs"
+_CHECKSUM_BYTES: Final = 8  # at the end of each page; this number switches the checksums on
 
 _NAMES: Final[tuple[tuple[type[apsw.Error], type[BrokerError], str], ...]] = (
     (apsw.FullError, StorageFull, "no space is left; nothing was written. Free some and repeat"),
@@ -38,6 +42,11 @@ Values = Sequence[Any]
 
 def error_of(error: apsw.Error, path: Path) -> BrokerError:
     """The error to raise in place of one of SQLite's."""
+    if isinstance(error, apsw.IOError) and error.extendedresult == apsw.SQLITE_IOERR_DATA:
+        return StorageCorrupt(
+            f"{path}: a page of it is not what was written there (its checksum differs); nothing "
+            "was taken from that page. Restore the file from a backup, and mistrust the disk"
+        )
     for kind, named_as, what in _NAMES:
         if isinstance(error, kind):
             return named_as(f"{path}: {what} ({error})")
@@ -53,8 +62,23 @@ def named(path: Path) -> Generator[None, None, None]:
         raise error_of(error, path) from error
 
 
+@cache
+def _checksum_vfs() -> str:
+    """SQLite's own layer of page checksums, over what is the default VFS at the first call."""
+    default, *_ = apsw.vfs_names()
+    carrier = apsw.Connection(":memory:")
+    try:
+        sqlite_extra.load(carrier, "cksumvfs")
+    finally:
+        carrier.close()
+        apsw.set_default_vfs(default)  # loading it had made it the default, for others too
+    return _CHECKSUM_VFS
+
+
 class Connection:
     """One connection. Used by one thread at a time; its statements are cached.
+
+    Each page of the file ends with its checksum, which every read of the file verifies.
 
     Raises:
         apsw.Error: every method; `error_of` gives it its name.
@@ -62,7 +86,9 @@ class Connection:
 
     def __init__(self, path: Path, *, synchronous: str, readonly: bool = False) -> None:
         flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
-        self._raw: Any = apsw.Connection(str(path), flags=flags, statementcachesize=200)
+        self._raw: Any = apsw.Connection(
+            str(path), flags=flags, vfs=_checksum_vfs(), statementcachesize=200
+        )
         try:
             self._raw.set_busy_timeout(BUSY_MS)
             # Plans do not depend on bound values: else each new value of a column that a partial
@@ -70,6 +96,7 @@ class Connection:
             self._raw.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
             self.run(f"PRAGMA cache_size = -{_CACHE_KIB}")
             if not readonly:
+                self._raw.reserve_bytes(reserve=_CHECKSUM_BYTES)  # of a new file
                 self.run("PRAGMA auto_vacuum = INCREMENTAL")
                 self.run("PRAGMA journal_mode = WAL")
                 self.run(f"PRAGMA synchronous = {synchronous}")
@@ -102,6 +129,11 @@ class Connection:
     def run_many(self, sql: str, rows: Sequence[Values]) -> None:
         """Run a statement once a row."""
         self._raw.executemany(sql, rows)
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether the file's pages carry checksums."""
+        return self.rows("PRAGMA checksum_verification") == [("1",)]
 
     @property
     def changes(self) -> int:
