@@ -45,7 +45,7 @@ class Plan:
     faults: Mapping[str, int]
     minutes: float | None = None
     lease_s: float = 2.0
-    workers: int = 3
+    workers: int = 5
     subject: str = "ropeway.verify.subject:app"
     seed: int = field(default_factory=lambda: Random().randrange(1_000_000))  # noqa: S311
 

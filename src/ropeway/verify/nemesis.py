@@ -13,10 +13,10 @@ from ropeway.verify.load import Plan
 
 AIM_MAX_S: Final = 10.0
 """How long a strike waits for a victim that is worth it."""
-GRIP_S: Final = 0.5
+GRIP_S: Final = 0.25
 """A worker is left alone so long after its start: else a slow machine would get nothing done."""
 AT_WORK_S: Final = 0.5
-GAP_S: Final = (0.05, 0.35)
+GAP_S: Final = (0.0, 0.15)
 LATE_EVERY: Final = 5
 """Every so many times that all workers are killed they come back only after their leases."""
 _ENDS: Final = frozenset({"end", "fail", "stop", "die"})
@@ -90,7 +90,12 @@ class Sight:
 
 
 class Nemesis:
-    """Strikes the workers and producers of the storm until its faults are dealt out."""
+    """Strikes the workers and producers of the storm until its faults are dealt out.
+
+    Attributes:
+        struck: how many strikes there were so far.
+
+    """
 
     def __init__(self, plan: Plan, fleet: Fleet, sight: Sight) -> None:
         self._plan = plan
@@ -99,19 +104,26 @@ class Nemesis:
         self._random = Random(plan.seed)  # noqa: S311 - repeatable on purpose
         self._under_way: set[asyncio.Task[None]] = set()
         self._all_killed = 0
+        kinds = ("kill_one", "kill_all", "kill_producer", "freeze", "terminate")
+        self._deck = [kind for kind in kinds for _ in range(plan.faults.get(kind, 0))]
+        self._random.shuffle(self._deck)
+        self.struck: int = 0
+
+    @property
+    def planned(self) -> int:
+        """How many strikes the storm has in all."""
+        return len(self._deck)
 
     async def storm(self) -> None:
         """Deal all faults in random order; returns when the last one is over."""
-        kinds = ("kill_one", "kill_all", "kill_producer", "freeze", "terminate")
-        deck = [kind for kind in kinds for _ in range(self._plan.faults.get(kind, 0))]
-        self._random.shuffle(deck)
         minutes = self._plan.minutes
         ends_s = float("inf") if minutes is None else time.monotonic() + minutes * 60
         try:
-            for kind in deck:
+            for kind in self._deck:
                 if time.monotonic() > ends_s:
                     break
                 await self._strike(kind)
+                self.struck += 1
                 self._fleet.check()
                 await asyncio.sleep(self._random.uniform(*GAP_S))
             await asyncio.gather(*self._under_way)
