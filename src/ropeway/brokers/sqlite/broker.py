@@ -2,11 +2,11 @@
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ropeway import crash
@@ -51,6 +51,9 @@ from ropeway.outcome import Ack, Outcome, Release, Settled
 from ropeway.runtime import StartThread, start_daemon
 from ropeway.weighted import Shares
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 Durability = Literal["full", "fast"]
 
 _PROMISE: dict[str, str] = {
@@ -69,6 +72,7 @@ class _Opened:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
+        self.path = path
         schema.create_file(path)
         self.gate = Gate(path.with_name(path.name + "-gate"))
         connections: list[Connection] = []
@@ -105,6 +109,11 @@ class _Opened:
 
     def _reader(self, sql: Connection) -> inspect.Reader:
         return inspect.Reader(sql, self.writer.now_ms())
+
+    def look(self, verb: Callable[[inspect.Reader, T], R], argument: T) -> R:
+        """A cheap look from the loop's own thread."""
+        with named(self.path):
+            return verb(self._reader(self.bell.sql), argument)
 
     async def close(self) -> None:
         self.bell.close()
@@ -253,10 +262,7 @@ class SQLiteBroker:
         until = opened.loop.time() + wait_ms / 1000
         while True:
             ticket = opened.bell.ticket
-            with named(self._path):
-                chance_ms = inspect.next_chance_ms(
-                    opened.bell.sql, list(queues), opened.writer.now_ms()
-                )
+            chance_ms = opened.look(inspect.next_chance_ms, list(queues))
             if chance_ms == 0:
                 leases = await self._reserve_now(opened, request)
                 if leases:
@@ -400,9 +406,7 @@ class SQLiteBroker:
         until = opened.loop.time() + wait_ms / 1000
         while True:
             ticket = opened.bell.ticket
-            with named(self._path):
-                reader = inspect.Reader(opened.bell.sql, opened.writer.now_ms())
-                found = inspect.signals(reader, after)
+            found = opened.look(inspect.signals, after)
             left = until - opened.loop.time()
             if found or after is None or left <= 0:
                 return found

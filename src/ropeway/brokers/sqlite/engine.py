@@ -309,19 +309,26 @@ class Writer:
         self._connection.close()
 
     def serve(self, calls: list[Call]) -> bool:
-        """Run the calls in one transaction. A caller's mistake fails that call alone.
+        """Run the calls in one transaction. A caller's mistake fails that call alone."""
+        with self._gate.held():
+            return self._serve(calls)
+
+    def _serve(self, calls: list[Call]) -> bool:
+        """`serve` inside the gate.
 
         First all run as if none could fail, several calls of one verb at once; when one does
         fail, the transaction is rolled back and each runs again behind a savepoint of its own.
         """
         try:
-            return self._transaction(lambda: self._run_together(calls))
+            with self._connection.transaction():
+                return self._run_together(calls)
         except Exception as error:  # noqa: BLE001 - any failure belongs to one of the callers
             if len(calls) == 1 or _is_of_the_store(error):
                 self._fail(calls, error)
                 return False
         try:
-            return self._transaction(lambda: self._run_apart(calls))
+            with self._connection.transaction():
+                return self._run_apart(calls)
         except apsw.Error as error:
             self._fail(calls, error)
             return False
@@ -344,10 +351,11 @@ class Writer:
             return None
         if self._journal_pages >= CHECKPOINT_PAGES or not self._gate.take_now():
             return None
+        self._connection.wait_for_locks(ms=0)
         try:
-            with self._connection.impatient():
-                woke = self.serve(calls)
+            woke = self._serve(calls)
         finally:
+            self._connection.wait_for_locks()
             self._gate.let_go()
         if isinstance(calls[0].error, Disconnected):  # another program writes: wait in the thread
             for call in calls:
@@ -362,10 +370,6 @@ class Writer:
     def _named(self, error: Exception) -> Exception:
         return error_of(error, self._path) if isinstance(error, apsw.Error) else error
 
-    def _transaction(self, run: Callable[[], bool]) -> bool:
-        with self._gate.held(), self._connection.transaction():
-            return run()
-
     def _step(self) -> Step:
         """A step of the transaction that is open now."""
         return Step(
@@ -377,8 +381,9 @@ class Writer:
     def _run_together(self, calls: Sequence[Call]) -> bool:
         step = self._step()
         done: set[Verb] = set()
+        alone = len(calls) == 1
         for call in calls:
-            if call.together is None:
+            if alone or call.together is None:
                 call.result = call.verb(step, call.argument)
             elif call.together not in done:
                 done.add(call.together)

@@ -310,8 +310,9 @@ def workers(reader: Reader, gone_ms: int) -> list[WorkerInfo]:
     return sorted(infos, key=lambda worker: worker.started_at_ms)
 
 
-def next_chance_ms(sql: Connection, queues: Iterable[str], now_ms: int) -> int | None:
+def next_chance_ms(reader: Reader, queues: Iterable[str]) -> int | None:
     """Milliseconds until a reserve of these queues may find a job: 0 is now, None is unknown."""
+    sql, now_ms = reader
     soonest: int | None = None
     for queue in queues:
         if sql.rows("SELECT 1 FROM paused WHERE queue = ?", (queue,)):
