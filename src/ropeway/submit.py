@@ -90,10 +90,7 @@ async def _resending(
 
 
 def _raise_refusals(jobs: Sequence[Job], answers: Sequence[Enqueued]) -> None:
-    for answer in answers:
-        if answer.answer is not EnqueueAnswer.OK:
-            break
-    else:
+    if all(answer.answer is EnqueueAnswer.OK for answer in answers):
         return
     refused = [
         (job, answer)

@@ -1,7 +1,10 @@
-"""A connection to the database file: how it is opened, asked, and what its failures are called."""
+"""The database file: a connection to it, the turn to write it, and what its failures are called."""
 
+import fcntl
+import os
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -14,10 +17,15 @@ from ropeway.errors import (
     Disconnected,
     StorageCorrupt,
     StorageFull,
+    StorageGone,
     StorageReadOnly,
 )
 
-BUSY_MS: Final = 60_000
+WAIT_MAX_S: Final = 30
+"""How long a call waits for others to write, by Ropeway's own queue or by SQLite's locks."""
+_BUSY_MS: Final = WAIT_MAX_S * 1000
+_OPEN_POLL_S: Final = 0.005
+_LOCKS: Final = Path("/proc/locks")
 _TRUNCATE_MS: Final = 100  # how long others wait for an empty journal
 JOURNAL_MAX_BYTES: Final = 48 * 1024 * 1024
 _CACHE_KIB: Final = 64 * 1024
@@ -75,6 +83,126 @@ def _checksum_vfs() -> str:
     return _CHECKSUM_VFS
 
 
+class Gate:
+    """A fair lock between the processes of one host, held around each write transaction.
+
+    SQLite's own busy handler polls, and starves a writer for seconds under load; the kernel hands
+    an `flock` on in the order of asking, and takes it back from a process that dies. It does not
+    from one that is stopped, and the wait cannot be given a limit: `is_stuck` tells of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._turn = 0
+        self._is_waiting = False
+        self._seen = -1, 0.0  # the turn that was waited for at the last look, and since when
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StorageReadOnly(
+                f"{path}, which takes turns at writing beside the database, cannot be opened: "
+                f"{error.strerror}; check the owner and mode of it and of {path.parent}"
+            ) from error
+
+    @contextmanager
+    def held(self) -> Generator[None, None, None]:
+        """Wait for the turn, however long, and keep it for the block."""
+        self._is_waiting = True
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        self._is_waiting = False
+        self._turn += 1
+        try:
+            yield
+        finally:
+            self.let_go()
+
+    @contextmanager
+    def held_soon(self) -> Generator[None, None, None]:
+        """As `held`, without a place in the queue but with an end to the waiting.
+
+        Raises:
+            Disconnected: the turn did not come within `WAIT_MAX_S`.
+        """
+        for _ in range(int(WAIT_MAX_S / _OPEN_POLL_S)):
+            if self.take_now():
+                break
+            time.sleep(_OPEN_POLL_S)
+        else:
+            raise self._kept()
+        try:
+            yield
+        finally:
+            self.let_go()
+
+    def take_now(self) -> bool:
+        """Keep the turn if nobody has it; ended by `held` or by `let_go`."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def let_go(self) -> None:
+        """End the turn; harmless without one."""
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def is_stuck(self, now_s: float) -> Disconnected | None:
+        """What to tell those who wait behind `held`, once that has lasted for `WAIT_MAX_S`.
+
+        Asked from time to time, from another thread.
+        """
+        if not self._is_waiting or self._turn != self._seen[0]:
+            self._seen = (self._turn if self._is_waiting else -1), now_s
+        elif now_s - self._seen[1] >= WAIT_MAX_S:
+            return self._kept()
+        return None
+
+    def _kept(self) -> Disconnected:
+        return Disconnected(
+            f"{self._holder()} has kept its turn to write ({self._path}) for {WAIT_MAX_S} s. It is "
+            "stopped or hangs: let it go on (SIGCONT) or end it (SIGKILL), then repeat"
+        )
+
+    def _holder(self) -> str:
+        """Whose turn it is, where the system tells (Linux)."""
+        inode = os.fstat(self._fd).st_ino
+        with suppress(OSError):
+            for line in _LOCKS.read_text(encoding="ascii").splitlines():
+                _, kind, *_, pid, file, _, _ = line.split()  # waiting ones have "->" before kind
+                if kind == "FLOCK" and file.endswith(f":{inode}"):
+                    return f"process {pid}"
+        return "another process"
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Identity:
+    """Which files are open: a name may come to mean another one, or none."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._journal = f"{path}-wal"
+        self._found = self._find()
+
+    def _find(self) -> tuple[int, int] | None:
+        """The inodes behind the names; one that is open is given to no other file."""
+        try:
+            return os.stat(self._path).st_ino, os.stat(self._journal).st_ino  # noqa: PTH116 - half as fast
+        except OSError:
+            return None
+
+    def is_lost(self) -> StorageGone | None:
+        """What to tell those who use files that no longer have their names. Takes 3 µs."""
+        if self._found is not None and self._find() == self._found:
+            return None
+        return StorageGone(
+            f"{self._path} or its -wal file was deleted, moved or replaced while it was open: "
+            "what is written now may be in no file. Put both files back, or start anew every "
+            "process that uses them"
+        )
+
+
 class Connection:
     """One connection. Used by one thread at a time; its statements are cached.
 
@@ -90,7 +218,7 @@ class Connection:
             str(path), flags=flags, vfs=_checksum_vfs(), statementcachesize=200
         )
         try:
-            self._raw.set_busy_timeout(BUSY_MS)
+            self._raw.set_busy_timeout(_BUSY_MS)
             # Plans do not depend on bound values: else each new value of a column that a partial
             # index names prepares the statement anew, which costs more than running it.
             self._raw.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
@@ -160,19 +288,32 @@ class Connection:
     def checkpoint(self, *, truncate: bool) -> None:
         """Move the journal's content into the database; with `truncate`, make it empty then."""
         if truncate:
-            self.wait_for_locks(ms=_TRUNCATE_MS)
+            self._raw.set_busy_timeout(_TRUNCATE_MS)
         try:
             self.run(f"PRAGMA wal_checkpoint({'TRUNCATE' if truncate else 'PASSIVE'})")
         finally:
-            self.wait_for_locks()
+            self._raw.set_busy_timeout(_BUSY_MS)
 
-    def wait_for_locks(self, *, ms: int = BUSY_MS) -> None:
-        """From now on a lock of others is an error after so long; with 0, at once."""
-        self._raw.set_busy_timeout(ms)
+    @contextmanager
+    def impatient(self) -> Generator[None, None, None]:
+        """Within the block a lock of others is an error at once."""
+        self._raw.set_busy_timeout(0)
+        try:
+            yield
+        finally:
+            self._raw.set_busy_timeout(_BUSY_MS)
 
-    def transaction(self) -> "Transaction":
+    @contextmanager
+    def transaction(self) -> Generator[None, None, None]:
         """The block's writes happen entirely and durably, or not at all."""
-        return Transaction(self._raw)
+        self._raw.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._raw.execute("COMMIT")
+        except BaseException:
+            if self._raw.in_transaction:  # some failures end it by themselves
+                self._raw.execute("ROLLBACK")
+            raise
 
     @contextmanager
     def snapshot(self) -> Generator[None, None, None]:
@@ -183,29 +324,3 @@ class Connection:
         finally:
             if self._raw.in_transaction:
                 self._raw.execute("COMMIT")
-
-
-class Transaction:
-    """A block whose writes happen together. A class of its own: a generator takes 1 us longer."""
-
-    __slots__ = ("_raw",)
-
-    def __init__(self, raw: Any) -> None:
-        self._raw = raw
-
-    def __enter__(self) -> None:
-        self._raw.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            try:
-                self._raw.execute("COMMIT")
-            except BaseException:
-                self._roll_back()
-                raise
-        else:
-            self._roll_back()
-
-    def _roll_back(self) -> None:
-        if self._raw.in_transaction:  # some failures end it by themselves
-            self._raw.execute("ROLLBACK")

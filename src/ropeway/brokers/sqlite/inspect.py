@@ -312,19 +312,18 @@ def workers(reader: Reader, gone_ms: int) -> list[WorkerInfo]:
 
 def next_chance_ms(reader: Reader, queues: Iterable[str]) -> int | None:
     """Milliseconds until a reserve of these queues may find a job: 0 is now, None is unknown."""
-    sql, now_ms = reader
     soonest: int | None = None
     for queue in queues:
-        if sql.rows("SELECT 1 FROM paused WHERE queue = ?", (queue,)):
+        if reader.sql.rows("SELECT 1 FROM paused WHERE queue = ?", (queue,)):
             continue
-        if sql.rows(
+        if reader.sql.rows(
             "SELECT 1 FROM jobs WHERE queue = ? AND blocked = 0 AND state = 2 LIMIT 1", (queue,)
         ):
             return 0
-        ((due_ms,),) = sql.rows(
+        ((due_ms,),) = reader.sql.rows(
             "SELECT min(due_ms) FROM jobs WHERE queue = ? AND state IN (1, 4)", (queue,)
         )
         if due_ms is not None:
-            left = max(0, due_ms - now_ms)
+            left = max(0, due_ms - reader.now_ms)
             soonest = left if soonest is None else min(soonest, left)
     return soonest
