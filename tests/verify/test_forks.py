@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from ropeway.errors import RopewayError
-from ropeway.verify.forks import ForkServer
+from ropeway.verify.faults.forks import ForkServer
 
 PROGRAM = """
 import os, sys, time
@@ -76,7 +76,7 @@ def test_nothing_outlives_a_client_that_is_killed(tmp_path: Path) -> None:
     client = tmp_path / "client.py"
     client.write_text(
         "import os, pathlib, time\n"
-        "from ropeway.verify.forks import ForkServer\n"
+        "from ropeway.verify.faults.forks import ForkServer\n"
         "server = ForkServer(os.environ, ['json'])\n"
         "print(server.start(['program', 'stay'], pathlib.Path('log')).pid, flush=True)\n"
         "time.sleep(600)\n",

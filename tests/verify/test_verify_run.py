@@ -124,12 +124,12 @@ def test_a_plan_that_cannot_be_meant_is_refused(wrong: dict[str, float], match: 
 
 def test_fewer_than_five_kills_are_refused() -> None:
     with pytest.raises(ConfigError, match="5 or more"):
-        faults_of(4)
+        faults_of(4, url="sqlite:///x.db")
 
 
 @pytest.mark.parametrize("kills", [5, 20, 100, 120, 1000])
 def test_the_kinds_of_fault_add_up_to_the_kills_that_were_asked_for(kills: int) -> None:
-    faults = faults_of(kills)
+    faults = faults_of(kills, url="sqlite:///x.db")
     assert sum(faults[kind] for kind in KILLS) == kills
     assert min(faults.values()) >= 1
     plan = Plan(url="sqlite:///x.db", faults=faults)

@@ -74,7 +74,7 @@ def verify(
         kills = 100 if minutes is None else max(5, round(minutes * KILLS_A_MINUTE))
     plan = Plan(
         url=url,
-        faults=faults_of(kills),
+        faults=faults_of(kills, url=url),
         minutes=minutes,
         lease_s=seconds(storm.lease, name="lease"),
         workers=storm.workers,

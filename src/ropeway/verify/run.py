@@ -17,7 +17,9 @@ from ropeway.brokers.registry import ENTRIES
 from ropeway.connection import URL_VARIABLE
 from ropeway.errors import ConfigError
 from ropeway.job import UNFINISHED
-from ropeway.verify.fleet import Fleet
+from ropeway.verify.faults.fleet import Fleet
+from ropeway.verify.faults.nemesis import Nemesis, Sight
+from ropeway.verify.faults.network import Network
 from ropeway.verify.history import Ending, History
 from ropeway.verify.ledger import Ledger, read
 from ropeway.verify.load import (
@@ -29,7 +31,6 @@ from ropeway.verify.load import (
     QUIET_QUEUE,
     Plan,
 )
-from ropeway.verify.nemesis import Nemesis, Sight
 from ropeway.verify.probes import Probes
 from ropeway.verify.report import Report, report_of
 from ropeway.verify.witness import Witness, witness_of
@@ -133,6 +134,7 @@ class _Stage:
         }
         scheme = self.plan.url.partition(":")[0]
         self.fleet = Fleet(self.place, env, ENTRIES[scheme].module, self.ledger)
+        self.network = Network(self.plan.url)
         self.sight = Sight(self.ledger_path)
         self.complaints: list[str] = []
 
@@ -147,6 +149,7 @@ class _Stage:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
             self.fleet.end()
+            await self.network.close()
             self.sight.close()
             self.ledger.close()
         return self.complaints
@@ -156,15 +159,15 @@ class _Stage:
         self.tell(f"storm: {', '.join(f'{n} {k}' for k, n in struck.items())}")
         queues = f"{MAIN_QUEUE}=3,{PAUSED_QUEUE}=1"
         for number in range(self.plan.workers):
-            self.fleet.add(f"worker-{number}", *self._worker(queues))
+            await self._add(f"worker-{number}", *self._worker(queues))
         for number in range(PRODUCERS):
-            self.fleet.add(f"producer-{number}", "ropeway.verify.producer", f"p{number}")
+            await self._add(f"producer-{number}", "ropeway.verify.producer", f"p{number}")
         self.fleet.add("calm-0", *self._worker(CALM_QUEUE))
         for number in range(2):
             self.fleet.add(f"poison-{number}", *self._worker(POISON_QUEUE))
         await probes.poison()
         await probes.block()
-        nemesis = Nemesis(self.plan, self.fleet, self.sight)
+        nemesis = Nemesis(self.plan, self.fleet, self.sight, self.network)
         async with self._pausing(), self._reviving(), self._telling(nemesis):
             await nemesis.storm()
             self.tell("quiet: waiting until every job has ended")
@@ -194,6 +197,10 @@ class _Stage:
         await probes.away(self.witness)
         await self._drain()
         await self.fleet.dismiss("calm")
+
+    async def _add(self, name: str, *arguments: str) -> None:
+        """Start a process that the network may fail."""
+        self.fleet.add(name, *arguments, env={URL_VARIABLE: await self.network.url_for(name)})
 
     def _worker(self, queues: str) -> list[str]:
         return [

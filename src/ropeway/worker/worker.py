@@ -363,5 +363,7 @@ async def _until(is_so: Callable[[], bool], *, within_ms: int) -> None:
     """Wait until this is so, for a while; the end of a worker, where latency hardly counts."""
     loop = asyncio.get_running_loop()
     give_up_s = loop.time() + within_ms / 1000
-    while not is_so() and loop.time() < give_up_s:  # on a busy loop a short sleep takes long
+    while loop.time() < give_up_s:  # on a busy loop a short sleep takes long
+        if is_so():
+            return
         await asyncio.sleep(POLL_MS / 1000)

@@ -7,7 +7,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from ropeway.verify.fleet import Fleet
+from ropeway.verify.faults.fleet import Fleet
+from ropeway.verify.faults.network import NETWORK, Network
 from ropeway.verify.ledger import Tail
 from ropeway.verify.load import Plan
 
@@ -97,16 +98,18 @@ class Nemesis:
 
     """
 
-    def __init__(self, plan: Plan, fleet: Fleet, sight: Sight) -> None:
+    def __init__(self, plan: Plan, fleet: Fleet, sight: Sight, network: Network) -> None:
         self._plan = plan
         self._fleet = fleet
         self._sight = sight
+        self._network = network
         self._random = Random(plan.seed)  # noqa: S311 - repeatable on purpose
         self._under_way: set[asyncio.Task[None]] = set()
         self._all_killed = 0
-        kinds = ("kill_one", "kill_all", "kill_producer", "freeze", "terminate")
+        kinds = ("kill_one", "kill_all", "kill_producer", "freeze", "terminate", *NETWORK)
         self._deck = [kind for kind in kinds for _ in range(plan.faults.get(kind, 0))]
         self._random.shuffle(self._deck)
+        self._long_s = 1.5 * plan.lease_s
         self.struck: int = 0
 
     @property
@@ -152,9 +155,13 @@ class Nemesis:
                 self._fleet.start(victim)
             case "freeze":
                 victim = await self._aim()
-                self._begin(self._fleet.freeze(kind, victim, seconds=self._plan.lease_s * 1.5))
-            case _:
+                self._begin(self._fleet.freeze(kind, victim, seconds=self._long_s))
+            case "terminate":
                 self._begin(self._fleet.restart(kind, await self._aim()))
+            case _:
+                victim = await self._aim()
+                fault = self._network.strike(kind, victim, seconds=self._long_s)
+                self._begin(self._fleet.trouble(kind, victim, fault))
         await asyncio.sleep(0)
 
     def _begin(self, strike: Coroutine[Any, Any, None]) -> None:

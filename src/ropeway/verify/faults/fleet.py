@@ -4,13 +4,13 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ropeway.errors import RopewayError
-from ropeway.verify.forks import Forked, ForkServer
+from ropeway.verify.faults.forks import Forked, ForkServer
 from ropeway.verify.ledger import Ledger
 
 STOP_MAX_S: Final = 20.0
@@ -23,6 +23,7 @@ REHEARSAL: Final = ("ropeway", "version")
 @dataclass(slots=True)
 class _Member:
     arguments: Sequence[str]
+    env: Mapping[str, str]
     process: Forked
     frozen: bool = False
 
@@ -47,17 +48,18 @@ class Fleet:
         self._members: dict[str, _Member] = {}
         self._strikes = 0
 
-    def add(self, name: str, *arguments: str) -> None:
-        """Start `python -m ARGUMENTS` under that name."""
-        self._members[name] = _Member(arguments, self._forked(name, arguments))
+    def add(self, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+        """Start `python -m ARGUMENTS` under that name; `env` is its own."""
+        env = env or {}
+        self._members[name] = _Member(arguments, env, self._forked(name, arguments, env))
 
     def start(self, name: str) -> None:
         """Start it again; what it says is added to its log."""
         member = self._members[name]
-        member.process = self._forked(name, member.arguments)
+        member.process = self._forked(name, member.arguments, member.env)
 
-    def _forked(self, name: str, arguments: Sequence[str]) -> Forked:
-        return self._forks.start(arguments, self._place / f"{name}.log")
+    def _forked(self, name: str, arguments: Sequence[str], env: Mapping[str, str]) -> Forked:
+        return self._forks.start(arguments, self._place / f"{name}.log", env)
 
     def pid(self, name: str) -> int:
         """The process id, also of one that has just ended."""
@@ -91,15 +93,26 @@ class Fleet:
 
     async def freeze(self, kind: str, name: str, *, seconds: float) -> None:
         """SIGSTOP the process and those it has started; SIGCONT after a while."""
+        process = self._members[name].process
+
+        async def stop_for_a_while() -> None:
+            try:
+                process.signal_all(signal.SIGSTOP)
+                await asyncio.sleep(seconds)
+            finally:
+                process.signal_all(signal.SIGCONT)
+
+        await self.trouble(kind, name, stop_for_a_while())
+
+    async def trouble(self, kind: str, name: str, fault: Coroutine[Any, Any, None]) -> None:
+        """Let a fault hit the process, which is no other one's victim meanwhile."""
         self._strikes += 1
         strike, member, pid, at_s = self._strikes, self._members[name], self.pid(name), 0.0
         member.frozen = True
         try:
             at_s = time.monotonic()
-            member.process.signal_all(signal.SIGSTOP)
-            await asyncio.sleep(seconds)
+            await fault
         finally:
-            member.process.signal_all(signal.SIGCONT)
             member.frozen = False
             self._note(kind, pid, at_s, strike)
 

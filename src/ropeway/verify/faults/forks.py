@@ -1,7 +1,7 @@
 """Processes that start at once: forked from one that has already imported what they need.
 
-`ForkServer` is this side; `python -m ropeway.verify.forks` is the other one. It has one thread and
-no loop, opens nothing, and forks when it is asked to; the child then does what `python -m MODULE`
+`ForkServer` is this side; run as a program, this module is the other one. It has one thread and no
+loop, opens nothing, and forks when it is asked to; the child then does what `python -m MODULE`
 would do. When its client is gone, however it went, it kills whatever it has started.
 """
 
@@ -89,13 +89,21 @@ class ForkServer:
             )
         self._rest = b""
 
-    def start(self, arguments: Sequence[str], log: Path) -> Forked:
+    def start(
+        self, arguments: Sequence[str], log: Path, env: Mapping[str, str] | None = None
+    ) -> Forked:
         """Start `python -m ARGUMENTS`; what it says is added to `log`.
+
+        Args:
+            arguments: a module, and what is handed to it.
+            log: a file.
+            env: what differs from the server's environment.
 
         Raises:
             RopewayError: the server has ended.
         """
-        return Forked(self, self.ask(op="start", arguments=list(arguments), log=str(log)))
+        told = {"arguments": list(arguments), "log": str(log), "env": dict(env or {})}
+        return Forked(self, self.ask(op="start", **told))
 
     def ask(self, **request: Any) -> Any:
         """One request and its answer. Blocks."""
@@ -127,6 +135,7 @@ def serve(connection: socket.socket) -> Sequence[str]:
                     answer = os.fork()
                     if not answer:
                         living.clear()
+                        os.environ.update(request["env"])
                         _become(request["log"])
                         connection.close()
                         return request["arguments"]
