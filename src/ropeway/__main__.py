@@ -1,6 +1,8 @@
 """`python -m ropeway` is the command `ropeway`."""
 
-from ropeway.cli import main
+import sys
+
+from ropeway.cli.main import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,6 +11,7 @@ RopewayError
 │   ├── PartlyEnqueued       a transport stored some jobs of the call: `.results` says which
 │   ├── StorageFull          no space left; nothing of the call was written
 │   ├── StorageReadOnly      the file or directory cannot be written
+│   ├── StorageGone          the file was deleted or replaced while it was open
 │   ├── StorageCorrupt       what is stored is not what was written
 │   └── SchemaMismatch       the store was written by a newer release
 ├── IdConflict               the id belongs to a job with another task or payload
@@ -78,6 +79,10 @@ class StorageFull(BrokerError):
 
 class StorageReadOnly(BrokerError):
     """The database file or its directory cannot be written."""
+
+
+class StorageGone(BrokerError):
+    """The file was deleted or replaced while it was open. Nothing of the call is kept."""
 
 
 class StorageCorrupt(BrokerError):

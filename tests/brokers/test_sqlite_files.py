@@ -79,9 +79,8 @@ async def test_a_record_of_a_newer_format_is_left_in_place_with_a_reason(tmp_pat
 
 def damage(path: Path, sql: str) -> None:
     """Change the file behind the broker's back."""
-    connection = apsw.Connection(str(path))
-    connection.set_busy_timeout(10_000)
-    connection.execute(sql)
+    connection = Connection(path, synchronous="FULL")
+    connection.run(sql)
     connection.close()
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from terminal import Cli, Store
 
 import ropeway.cli
 from ropeway.broker import Entry, JobStore
+from ropeway.brokers.sqlite.connection import Connection
 from ropeway.cli import exits
 from ropeway.job import Job
 
@@ -49,8 +49,8 @@ def test_a_file_that_is_no_database_is_code_4(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_store_of_a_newer_release_is_code_4(cli: Cli, store: Store) -> None:
-    with sqlite3.connect(store.path) as connection:
-        connection.execute("PRAGMA user_version = 99")
+    connection = Connection(store.path, synchronous="FULL")
+    connection.run("PRAGMA user_version = 99")
     connection.close()
     for command in (["jobs", "list"], ["migrate"], ["migrate", "--check"]):
         said = cli(*command)

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import apsw
 import pytest
 
 import ropeway
@@ -22,6 +21,7 @@ from ropeway import crash
 from ropeway.broker import Filter
 from ropeway.brokers.memory import MemoryBroker
 from ropeway.brokers.registry import broker_from_url
+from ropeway.brokers.sqlite.connection import Connection
 from ropeway.errors import ConfigError
 from ropeway.job import JobRecord, State
 from ropeway.testing.steps import all_records
@@ -46,14 +46,14 @@ class SQLiteHost:
         self.url = f"sqlite:///{self._path}?durability=fast"
 
     def prepare(self) -> None:
-        connection = apsw.Connection(str(self._path))
-        connection.execute(WITNESS)
+        connection = Connection(self._path, synchronous="NORMAL")
+        connection.run(WITNESS)
         connection.close()
 
     def ends(self) -> Counter[str]:
         """How often each job came to an end."""
-        connection = apsw.Connection(str(self._path))
-        found = connection.execute("SELECT id FROM witness").fetchall()
+        connection = Connection(self._path, synchronous="NORMAL", readonly=True)
+        found = connection.rows("SELECT id FROM witness")
         connection.close()
         return Counter(id_ for (id_,) in found)
 

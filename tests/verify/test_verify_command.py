@@ -1,6 +1,7 @@
 """`ropeway verify` says what it found: exit code, table, JSON."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,13 +63,20 @@ def test_json_is_one_document(shown: list[Plan], capsys: pytest.CaptureFixture[s
     ("arguments", "match"),
     [
         (["memory://"], "sqlite:///x.db"),
-        (["nosuch://"], "no witness"),
+        (["nosuch://x"], "unknown scheme"),
+        (["x.db"], "unknown scheme"),
+        (["sqlite:///x.db", "--ledger", "nowhere/ledger"], "No such file"),
         (["sqlite:///x.db", "--kills", "2"], "5 or more"),
         (["sqlite:///x.db", "--workers", "1"], "2 or more"),
     ],
 )
 def test_what_cannot_be_verified_is_wrong_usage(
-    arguments: list[str], match: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    match: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(["verify", *arguments]) == 2
     assert match in capsys.readouterr().err

@@ -1,10 +1,18 @@
 """Real processes are killed: a sound broker passes, a broken one does not."""
 
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
+import apsw
+import psutil
 import pytest
 
 from ropeway.errors import ConfigError
+from ropeway.verify import witness
 from ropeway.verify.ledger import Ledger, Tail, read
 from ropeway.verify.load import KILLS, Plan, faults_of
 from ropeway.verify.report import Report
@@ -70,9 +78,39 @@ def test_a_store_inside_one_process_is_refused_with_the_way_out() -> None:
         verify(Plan(url="memory://", faults={}))
 
 
-def test_a_broker_without_a_witness_is_refused() -> None:
+def test_a_broker_without_a_witness_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(witness, "WITNESSES", {})
     with pytest.raises(ConfigError, match="no witness"):
-        verify(Plan(url="nosuch://", faults={}))
+        verify(Plan(url=url(tmp_path), faults={}))
+
+
+def test_a_ledger_that_cannot_be_written_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        verify(Plan(url=url(tmp_path), faults={}), keep=tmp_path / "nowhere" / "ledger")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_neither_processes_nor_jobs(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    command = [sys.executable, "-m", "ropeway", "verify", url(tmp_path), "--ledger", str(ledger)]
+    process = psutil.Popen(command, stderr=subprocess.PIPE, text=True)
+    pids: set[int] = set()
+    give_up_s = time.monotonic() + 60
+    while len(pids) < 3:  # of workers that have begun a job
+        assert time.monotonic() < give_up_s, "no worker began"
+        time.sleep(0.1)
+        pids = {e.pid for e in read(ledger) if e.what == "start"} if ledger.exists() else set()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("error: interrupted: its processes and jobs are gone")
+    assert not any(map(psutil.pid_exists, pids))
+    with closing(apsw.Connection(str(tmp_path / "jobs.db"))) as connection:
+        assert list(connection.execute("SELECT id FROM jobs")) == []
 
 
 @pytest.mark.parametrize(
@@ -86,12 +124,12 @@ def test_a_plan_that_cannot_be_meant_is_refused(wrong: dict[str, float], match: 
 
 def test_fewer_than_five_kills_are_refused() -> None:
     with pytest.raises(ConfigError, match="5 or more"):
-        faults_of(4)
+        faults_of(4, url="sqlite:///x.db")
 
 
 @pytest.mark.parametrize("kills", [5, 20, 100, 120, 1000])
 def test_the_kinds_of_fault_add_up_to_the_kills_that_were_asked_for(kills: int) -> None:
-    faults = faults_of(kills)
+    faults = faults_of(kills, url="sqlite:///x.db")
     assert sum(faults[kind] for kind in KILLS) == kills
     assert min(faults.values()) >= 1
     plan = Plan(url="sqlite:///x.db", faults=faults)

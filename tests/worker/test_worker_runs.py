@@ -427,3 +427,24 @@ async def test_a_thread_saves_its_cursor_durably(bench: Bench) -> None:
     await bench.burst()
     await until(lambda: seen)
     assert (await bench.record(ref)).status.saved == b"[1,2]"
+
+
+async def test_the_grace_ends_in_time_on_a_busy_loop(bench: Bench) -> None:
+    tick_s, ticks = 0.02, 0
+
+    async def busy() -> None:
+        nonlocal ticks
+        while True:
+            time.sleep(tick_s)  # noqa: ASYNC251 - it is what is tested
+            ticks += 1
+            await asyncio.sleep(0)
+
+    bench.task(busy)
+    await bench.put(busy)
+    worker = bench.worker(grace_ms=500)
+    running = asyncio.create_task(worker.run())
+    await until(lambda: ticks)
+    worker.stop()
+    before = ticks
+    await running
+    assert (ticks - before) * tick_s < 2 * 0.5

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ropeway.cli.exits import Failure, one_line
+from ropeway.cli.exits import Exit, Failure, one_line
 from ropeway.cli.grouped import grouped
 from ropeway.cli.input.quantity import seconds
 from ropeway.cli.output.stream import emit_json, emit_text, note
@@ -34,7 +34,7 @@ class Storm:
     lease: Annotated[
         str, typer.Option(metavar="TIME", help="Of the workers; all times are measured by it.")
     ] = "2s"
-    workers: Annotated[int, typer.Option(metavar="N", help="Worker processes in the storm.")] = 3
+    workers: Annotated[int, typer.Option(metavar="N", help="Worker processes in the storm.")] = 5
     seed: Annotated[
         int | None, typer.Option(help="Order and victims of the faults; default: by chance.")
     ] = None
@@ -74,13 +74,19 @@ def verify(
         kills = 100 if minutes is None else max(5, round(minutes * KILLS_A_MINUTE))
     plan = Plan(
         url=url,
-        faults=faults_of(kills),
+        faults=faults_of(kills, url=url),
         minutes=minutes,
         lease_s=seconds(storm.lease, name="lease"),
         workers=storm.workers,
         seed=randrange(1_000_000) if storm.seed is None else storm.seed,  # noqa: S311
     )
-    report = verify(plan, tell=note, keep=telling.ledger)
+    try:
+        report = verify(plan, tell=note, keep=telling.ledger)
+    except KeyboardInterrupt:
+        raise Failure(
+            "interrupted: its processes and jobs are gone, and nothing was checked",
+            Exit.INTERRUPTED,
+        ) from None
     if telling.json:
         emit_json(report.plain())
     else:

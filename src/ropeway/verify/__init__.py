@@ -5,6 +5,6 @@ restarts them. Each handler and producer writes what it does into a ledger, a fi
 touches; when all is quiet the checker compares ledger, records and a witness inside the store.
 docs/verify.md says what must hold, and which function of `checks` says so.
 
-run ── storm (producer.py, subject.py in worker processes, nemesis.py) ── quiet ── probes
+run ── storm (producer.py, subject.py in worker processes, faults/) ── quiet ── probes
  └── ledger.py ── history.py (runs, faults) ── checks/ ── report.py
 """

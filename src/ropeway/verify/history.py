@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ropeway.job import State
+from ropeway.verify.faults.network import NETWORK
 from ropeway.verify.ledger import Event
 from ropeway.verify.load import KILLS
 
@@ -155,7 +156,7 @@ class History:
         self.faults.append(event)
         if event.kind in KILLS or event.kind == "poison":
             self._died(event)
-        elif event.kind == "freeze":
+        elif event.kind == "freeze" or event.kind in NETWORK:
             self.pauses[event.pid].append(Interval(event.at_s, event.until_s))
         elif event.kind == "terminate":
             self.terminated[event.pid] = Interval(event.at_s, event.until_s)

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
+from urllib.parse import urlsplit
 
 from ropeway.errors import ConfigError
+from ropeway.verify.faults.network import NETWORK
 
 MAIN_QUEUE: Final = "verify-main"
 PAUSED_QUEUE: Final = "verify-paused"
@@ -19,7 +21,7 @@ QUEUES: Final = (
 )
 
 KILLS: Final = ("kill_one", "kill_all", "kill_producer", "kill_quiet", "kill_child")
-"""The faults that are a SIGKILL; the others are `freeze` and `terminate`."""
+"""The faults that are a SIGKILL; the others are `freeze`, `terminate` and those of `NETWORK`."""
 HITS_MIN: Final = 20
 RETENTION_S: Final = 7 * 24 * 3600
 """Of the jobs' records: longer than any run, which reads them at its end."""
@@ -45,7 +47,7 @@ class Plan:
     faults: Mapping[str, int]
     minutes: float | None = None
     lease_s: float = 2.0
-    workers: int = 3
+    workers: int = 5
     subject: str = "ropeway.verify.subject:app"
     seed: int = field(default_factory=lambda: Random().randrange(1_000_000))  # noqa: S311
 
@@ -72,13 +74,14 @@ class Plan:
         }
 
 
-def faults_of(kills: int) -> dict[str, int]:
-    """How often each kind of fault strikes in a run with so many kills.
+def faults_of(kills: int, *, url: str) -> dict[str, int]:
+    """How often each kind of fault strikes in a run with so many kills, on the broker of a URL.
 
     Of the kills, a fifth each strikes all workers, a producer, and a worker of an idle queue; one
     in twenty a child of a supervisor (20 at most), the rest single workers. Freezes and rolling
-    restarts come on top: a quarter of the number of kills each, 60 at most. From 120 kills on
-    every kind but the last strikes more than 20 times.
+    restarts come on top: a quarter of the number of kills each, 60 at most; so does each fault of
+    the network, where the broker is a server. From 120 kills on every kind but the last strikes
+    more than 20 times.
     """
     if kills < 5:
         raise ConfigError(f"kills={kills}: give 5 or more, so that every kind of fault occurs")
@@ -93,4 +96,5 @@ def faults_of(kills: int) -> dict[str, int]:
         "kill_child": child,
         "freeze": beside,
         "terminate": beside,
+        **dict.fromkeys(NETWORK if urlsplit(url).hostname else (), beside),
     }

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ropeway.app import Ropeway
-from ropeway.verify.fleet import Fleet
+from ropeway.verify.faults.fleet import Fleet
+from ropeway.verify.faults.nemesis import AIM_MAX_S, Sight
 from ropeway.verify.ledger import Ledger
 from ropeway.verify.load import (
     CALM_QUEUE,
@@ -17,7 +18,6 @@ from ropeway.verify.load import (
     RETENTION_S,
     Plan,
 )
-from ropeway.verify.nemesis import AIM_MAX_S, Sight
 from ropeway.verify.witness import Witness
 
 NEIGHBOURS: Final = 10

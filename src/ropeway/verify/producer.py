@@ -38,7 +38,7 @@ _MIX: Final = (
     *("plain", "ordered", "thread", "unique", "retried", "delayed", "plain", "ordered"),
     *("cancelled", "thread", "unique", "plain", "paused", "ordered", "delayed"),
 )
-MIX: Final = (*_MIX, "process", *_MIX, "plain")  # a new process is dear after each kill
+MIX: Final = (*_MIX, "process", *_MIX, *_MIX, *_MIX)  # a new process is dear after each kill
 
 
 async def produce(name: str) -> None:

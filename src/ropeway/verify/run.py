@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -12,10 +13,13 @@ from typing import Any, Final
 
 from ropeway.app import Ropeway
 from ropeway.broker import Filter, JobStore, WorkerInfo
+from ropeway.brokers.registry import ENTRIES
 from ropeway.connection import URL_VARIABLE
 from ropeway.errors import ConfigError
 from ropeway.job import UNFINISHED
-from ropeway.verify.fleet import Fleet
+from ropeway.verify.faults.fleet import Fleet
+from ropeway.verify.faults.nemesis import Nemesis, Sight
+from ropeway.verify.faults.network import Network
 from ropeway.verify.history import Ending, History
 from ropeway.verify.ledger import Ledger, read
 from ropeway.verify.load import (
@@ -27,16 +31,17 @@ from ropeway.verify.load import (
     QUIET_QUEUE,
     Plan,
 )
-from ropeway.verify.nemesis import Nemesis, Sight
 from ropeway.verify.probes import Probes
 from ropeway.verify.report import Report, report_of
 from ropeway.verify.witness import Witness, witness_of
 
 PRODUCERS: Final = 2
 CONCURRENCY: Final = 20
+QUIET_WORKERS: Final = 3
 STUCK_AFTER_S: Final = 20.0
 """Without progress for so long and five leases, what is left is counted as lost."""
 LOOK_S: Final = 0.1
+TELL_EVERY_S: Final = 20.0
 PROBE_EVERY_S: Final = 0.2
 PAUSE_S: Final = 1.6
 PAUSE_EVERY_S: Final = 2.0
@@ -52,10 +57,13 @@ def verify(plan: Plan, *, tell: Tell = lambda _line: None, keep: Path | None = N
     Args:
         plan: which broker, and what is done to it.
         tell: called with a line at each phase.
-        keep: where the ledger is copied to at the end.
+        keep: where the ledger is written to; else it is removed at the end.
+
+    Interrupted or terminated, it ends its processes and removes its jobs all the same.
 
     Raises:
-        ConfigError: the broker cannot be verified.
+        ConfigError: the broker cannot be verified, or the ledger not be written.
+        KeyboardInterrupt: SIGINT or SIGTERM.
         RopewayError: a process of the run ended by itself.
         BrokerError: the store failed.
 
@@ -64,23 +72,22 @@ def verify(plan: Plan, *, tell: Tell = lambda _line: None, keep: Path | None = N
 
 
 async def _verify(plan: Plan, tell: Tell, keep: Path | None) -> Report:
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGTERM, signal.raise_signal, signal.SIGINT
+    )
     witness = witness_of(plan.url)
     began_s = time.monotonic()
     async with Ropeway(plan.url) as app:
         store = app.store
-        if not store.capabilities.shared:
-            raise ConfigError(f"{plan.url}: only a broker that processes share can be verified")
         await _clear(store)
         await asyncio.to_thread(witness.install)
         place = Path(tempfile.mkdtemp(prefix="ropeway-verify-"))
         try:
-            stage = _Stage(plan, app, witness, place, tell)
+            stage = _Stage(plan, app, witness, place, keep or place / "ledger", tell)
             complaints = await stage.play()
             history = await _history(plan, store, witness, stage.ledger_path)
             facts = _facts(plan, store, history, time.monotonic() - began_s)
             report = report_of(history, plan, facts, unfinished=complaints)
-            if keep is not None:
-                shutil.copyfile(stage.ledger_path, keep)
         finally:
             shutil.rmtree(place, ignore_errors=True)
             await asyncio.to_thread(witness.remove)
@@ -110,18 +117,24 @@ class _Stage:
     app: Ropeway[None]
     witness: Witness
     place: Path
+    ledger_path: Path
     tell: Tell
 
     def __post_init__(self) -> None:
         """Create the ledger, in which nothing has happened yet."""
-        self.ledger_path = self.place / "ledger"
+        try:
+            self.ledger_path.write_bytes(b"")
+        except OSError as error:
+            raise ConfigError(f"ledger {self.ledger_path}: {error.strerror}") from error
         self.ledger = Ledger(self.ledger_path)
         env = {
             URL_VARIABLE: self.plan.url,
-            "ROPEWAY_VERIFY_LEDGER": str(self.ledger_path),
+            "ROPEWAY_VERIFY_LEDGER": str(self.ledger_path.absolute()),
             "ROPEWAY_VERIFY_LEASE_S": str(self.plan.lease_s),
         }
-        self.fleet = Fleet(self.place, env, self.ledger)
+        scheme = self.plan.url.partition(":")[0]
+        self.fleet = Fleet(self.place, env, ENTRIES[scheme].module, self.ledger)
+        self.network = Network(self.plan.url)
         self.sight = Sight(self.ledger_path)
         self.complaints: list[str] = []
 
@@ -136,6 +149,7 @@ class _Stage:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
             self.fleet.end()
+            await self.network.close()
             self.sight.close()
             self.ledger.close()
         return self.complaints
@@ -145,16 +159,17 @@ class _Stage:
         self.tell(f"storm: {', '.join(f'{n} {k}' for k, n in struck.items())}")
         queues = f"{MAIN_QUEUE}=3,{PAUSED_QUEUE}=1"
         for number in range(self.plan.workers):
-            self.fleet.add(f"worker-{number}", *self._worker(queues))
+            await self._add(f"worker-{number}", *self._worker(queues))
         for number in range(PRODUCERS):
-            self.fleet.add(f"producer-{number}", "-m", "ropeway.verify.producer", f"p{number}")
+            await self._add(f"producer-{number}", "ropeway.verify.producer", f"p{number}")
         self.fleet.add("calm-0", *self._worker(CALM_QUEUE))
         for number in range(2):
             self.fleet.add(f"poison-{number}", *self._worker(POISON_QUEUE))
         await probes.poison()
         await probes.block()
-        async with self._pausing(), self._reviving():
-            await Nemesis(self.plan, self.fleet, self.sight).storm()
+        nemesis = Nemesis(self.plan, self.fleet, self.sight, self.network)
+        async with self._pausing(), self._reviving(), self._telling(nemesis):
+            await nemesis.storm()
             self.tell("quiet: waiting until every job has ended")
             self.fleet.kill("last", *self.fleet.names("producer"))
             self.fleet.forget("producer")
@@ -166,7 +181,7 @@ class _Stage:
         faults = self.plan.faults
         if faults.get("kill_quiet"):
             self.tell(f"idle queue: {faults['kill_quiet']} kill_quiet")
-            for number in range(self.plan.workers):
+            for number in range(QUIET_WORKERS):
                 self.fleet.add(f"quiet-{number}", *self._worker(QUIET_QUEUE))
             await probes.quiet_kills(faults["kill_quiet"])
             await self._drain()
@@ -183,9 +198,13 @@ class _Stage:
         await self._drain()
         await self.fleet.dismiss("calm")
 
+    async def _add(self, name: str, *arguments: str) -> None:
+        """Start a process that the network may fail."""
+        self.fleet.add(name, *arguments, env={URL_VARIABLE: await self.network.url_for(name)})
+
     def _worker(self, queues: str) -> list[str]:
         return [
-            *("-m", "ropeway", "worker", self.plan.subject, "--queues", queues),
+            *("ropeway", "worker", self.plan.subject, "--queues", queues),
             *("--lease", f"{round(self.plan.lease_s * 1000)}ms", "--grace", "5s"),
             *("--concurrency", str(CONCURRENCY), "--log-level", "warning"),
         ]
@@ -232,6 +251,18 @@ class _Stage:
                     await self.app.queues.resume(PAUSED_QUEUE)
 
         async with _beside(pause_again_and_again()):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _telling(self, nemesis: Nemesis) -> AsyncGenerator[None]:
+        """Say now and then how far the storm is."""
+
+        async def tell_again_and_again() -> None:
+            while nemesis.struck < nemesis.planned:
+                await asyncio.sleep(TELL_EVERY_S)
+                self.tell(f"  {nemesis.struck} of {nemesis.planned} strikes")
+
+        async with _beside(tell_again_and_again()):
             yield
 
     @contextlib.asynccontextmanager
@@ -294,8 +325,9 @@ async def _count(store: JobStore, *, unfinished: bool) -> int:
 
 
 async def _clear(store: JobStore) -> None:
-    """Remove what this or an earlier run has stored."""
+    """Remove what this or an earlier run has stored, with what its dead workers hold."""
+    ours = [worker.id for worker in await store.workers() if set(QUEUES) & set(worker.queues)]
+    await store.abandon([*ours, "verify"])
     for queue in QUEUES:
         await store.resume(queue)
         await store.purge(queue)
-    await store.abandon(["verify"])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from ropeway.brokers.registry import broker_from_url
 from ropeway.brokers.sqlite.connection import Connection
 from ropeway.errors import ConfigError
 from ropeway.job import FINAL, State
@@ -123,15 +124,17 @@ def witness_of(url: str) -> Witness:
     """The witness for this URL.
 
     Raises:
-        ConfigError: a store inside this process, or one that has no witness.
+        ConfigError: no broker's URL, a store inside this process, or one without a witness.
     """
-    scheme = url.partition(":")[0]
-    if scheme == "memory":
+    capabilities = broker_from_url(url).capabilities
+    if not capabilities.shared:
         raise ConfigError(
-            "memory:// lives and dies with its process, so there is nothing left to verify after "
-            "a kill. Give a broker that processes share, such as sqlite:///x.db; what memory:// "
-            "promises is tested by the contract suite and by the simulation"
+            f"{url}: {capabilities.name} lives and dies with its process, so there is nothing "
+            "left to verify after a kill. Give a broker that processes share, such as "
+            "sqlite:///x.db; what this one promises is tested by the contract suite and by the "
+            "simulation"
         )
+    scheme = url.partition(":")[0]
     make = WITNESSES.get(scheme)
     if make is None:
         known = ", ".join(f"{name}://" for name in WITNESSES)

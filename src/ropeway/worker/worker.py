@@ -365,7 +365,9 @@ class Worker:
 
 async def _until(is_so: Callable[[], bool], *, within_ms: int) -> None:
     """Wait until this is so, for a while; the end of a worker, where latency hardly counts."""
-    for _ in range(max(1, within_ms // POLL_MS)):
+    loop = asyncio.get_running_loop()
+    give_up_s = loop.time() + within_ms / 1000
+    while loop.time() < give_up_s:  # on a busy loop a short sleep takes long
         if is_so():
             return
         await asyncio.sleep(POLL_MS / 1000)

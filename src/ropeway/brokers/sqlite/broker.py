@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -33,12 +34,12 @@ from ropeway.brokers.sqlite import inspect, operate, schema
 from ropeway.brokers.sqlite import maintain as maintaining
 from ropeway.brokers.sqlite import reserve as reserving
 from ropeway.brokers.sqlite import settle as settling
-from ropeway.brokers.sqlite.connection import Connection, named
+from ropeway.brokers.sqlite.connection import Connection, Gate, Identity, named
 from ropeway.brokers.sqlite.engine import (
     HEAVY,
     Bell,
     Call,
-    Gate,
+    Desk,
     Lane,
     Verb,
     Writer,
@@ -56,8 +57,6 @@ from ropeway.runtime import StartThread, start_daemon
 from ropeway.weighted import Shares
 
 T = TypeVar("T")
-R = TypeVar("R")
-
 Durability = Literal["full", "fast"]
 
 _PROMISE: dict[str, str] = {
@@ -76,14 +75,14 @@ class _Opened:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
-        self.path = path
+        self._path = path
         self._rules = RulesCache()
         schema.create_file(path)
-        self.gate = Gate(path.with_name(path.name + "-gate"))
+        gate = Gate(path.with_name(path.name + "-gate"))
         connections: list[Connection] = []
         synchronous = _SYNCHRONOUS[durability]
         try:
-            with named(path), self.gate.held():
+            with named(path), gate.held_soon():
                 connections.append(Connection(path, synchronous=synchronous))
                 schema.migrate(connections[0], path)
                 floor_ms = schema.begin(connections[0], clock.mono_ms())
@@ -94,45 +93,51 @@ class _Opened:
         except BaseException:
             for connection in connections:
                 connection.close()
-            self.gate.close()
+            gate.close()
             raise
-        self.writer = Writer(path, self.gate, connections[0], clock, floor_ms=floor_ms)
-        self.reading = connections[1]
+        self.writer = Writer(path, gate, connections[0], clock, floor_ms=floor_ms)
         self.bell = Bell(self.loop, connections[2])
-        self.writes = Lane(
-            "ropeway-sqlite-write",
-            self.loop,
-            self.writer.serve_and_tidy,
-            self.bell.ring,
-            self.writer.serve_now if durability == "fast" else None,
-            start_thread=start_thread,
+        self._is_lost = Identity(path).is_lost
+        writing = Desk(
+            serve=self.writer.serve_and_tidy,
+            ring=self.bell.ring,
+            is_lost=self._is_lost,
+            close=self.writer.close,
+            is_stuck=lambda: gate.is_stuck(self.loop.time()),
         )
-        serve = partial(serve_reads, path=path, connection=self.reading, reader=self._reader)
-        self.reads = Lane(
-            "ropeway-sqlite-read", self.loop, serve, self.bell.ring, start_thread=start_thread
+        if durability == "fast":
+            writing = replace(writing, serve_now=self.writer.serve_now)
+        reading = Desk(
+            serve=partial(serve_reads, path=path, connection=connections[1], reader=self._reader),
+            ring=self.bell.ring,
+            is_lost=self._is_lost,
+            close=connections[1].close,
         )
+        self.writes = Lane("ropeway-sqlite-write", self.loop, writing, start=start_thread)
+        self.reads = Lane("ropeway-sqlite-read", self.loop, reading, start=start_thread)
 
     def _reader(self, sql: Connection) -> inspect.Reader:
         return inspect.Reader(sql, self.writer.now_ms())
 
-    def look(self, verb: Callable[[inspect.Reader, T], R], argument: T) -> R:
-        """A cheap look from the loop's own thread."""
-        with named(self.path):
-            return verb(self._reader(self.bell.sql), argument)
-
-    def next_chance_ms(self, queues: Sequence[str]) -> int | None:
+    def next_chance_ms(self, queues: Iterable[str]) -> int | None:
         """Milliseconds until a reserve may find a job: 0 is now, None is unknown."""
-        with named(self.path):
-            sql = self.bell.sql
-            return inspect.next_chance_ms(sql, queues, self.writer.now_ms(), self._rules.read(sql))
+        rules = self._rules.read
+        return self.look(lambda reader: inspect.next_chance_ms(reader, queues, rules(reader.sql)))
+
+    def look(self, verb: Callable[[inspect.Reader], T]) -> T:
+        """A cheap look, by an index only, on the loop's own thread."""
+        with named(self._path):
+            return verb(self._reader(self.bell.sql))
+
+    def refuse_if_lost(self) -> None:
+        """Raise what a lane would answer, for looks that go past the lanes."""
+        if lost := self._is_lost():
+            raise lost
 
     async def close(self) -> None:
         self.bell.close()
         await self.reads.close()
-        self.reading.close()
         await self.writes.close()
-        self.writer.close()
-        self.gate.close()
 
 
 class SQLiteBroker:
@@ -276,14 +281,15 @@ class SQLiteBroker:
         until = opened.loop.time() + wait_ms / 1000
         while True:
             ticket = opened.bell.ticket
-            chance_ms = opened.next_chance_ms(list(queues))
+            chance_ms = opened.next_chance_ms(queues)
             if chance_ms == 0:
                 leases = await self._reserve_now(opened, reserving.reserve, request, weight=limit)
                 if leases:
                     return leases
-                chance_ms = opened.next_chance_ms(list(queues))
+                chance_ms = opened.next_chance_ms(queues)
             left = until - opened.loop.time()
             if left <= 0:
+                opened.refuse_if_lost()
                 return []
             pause_s = left if chance_ms is None else min(left, max(chance_ms, 1) / 1000)
             await opened.bell.sleep(ticket, pause_s)
@@ -363,7 +369,7 @@ class SQLiteBroker:
             left = until - opened.loop.time()
             if leases or left <= 0:
                 return leases
-            ready_ms = opened.look(verbs.next_group_ms, list(queues))
+            ready_ms = opened.look(lambda reader: verbs.next_group_ms(reader, queues))
             pause_s = left if ready_ms is None else min(left, max(ready_ms, 1) / 1000)
             await opened.bell.sleep(ticket, pause_s)
 
@@ -457,9 +463,10 @@ class SQLiteBroker:
         until = opened.loop.time() + wait_ms / 1000
         while True:
             ticket = opened.bell.ticket
-            found = inspect.signals(inspect.Reader(opened.bell.sql, opened.writer.now_ms()), after)
+            found = opened.look(lambda reader: inspect.signals(reader, after))
             left = until - opened.loop.time()
             if found or after is None or left <= 0:
+                opened.refuse_if_lost()
                 return found
             await opened.bell.sleep(ticket, left)
 

@@ -1,24 +1,36 @@
-"""A connection to the database file: how it is opened, asked, and what its failures are called."""
+"""The database file: a connection to it, the turn to write it, and what its failures are called."""
 
+import fcntl
+import os
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import apsw
+from apsw import sqlite_extra
 
 from ropeway.errors import (
     BrokerError,
     Disconnected,
     StorageCorrupt,
     StorageFull,
+    StorageGone,
     StorageReadOnly,
 )
 
-BUSY_MS: Final = 60_000
+WAIT_MAX_S: Final = 30
+"""How long a call waits for others to write, by Ropeway's own queue or by SQLite's locks."""
+_BUSY_MS: Final = WAIT_MAX_S * 1000
+_OPEN_POLL_S: Final = 0.005
+_LOCKS: Final = Path("/proc/locks")
 _TRUNCATE_MS: Final = 100  # how long others wait for an empty journal
 JOURNAL_MAX_BYTES: Final = 48 * 1024 * 1024
 _CACHE_KIB: Final = 64 * 1024
+_CHECKSUM_VFS: Final = "cksmvfs"
+_CHECKSUM_BYTES: Final = 8  # at the end of each page; this number switches the checksums on
 
 _NAMES: Final[tuple[tuple[type[apsw.Error], type[BrokerError], str], ...]] = (
     (apsw.FullError, StorageFull, "no space is left; nothing was written. Free some and repeat"),
@@ -38,6 +50,11 @@ Values = Sequence[Any]
 
 def error_of(error: apsw.Error, path: Path) -> BrokerError:
     """The error to raise in place of one of SQLite's."""
+    if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
+        return StorageCorrupt(
+            f"{path}: a page of it is not what was written there (its checksum differs); nothing "
+            "was taken from that page. Restore the file from a backup, and mistrust the disk"
+        )
     for kind, named_as, what in _NAMES:
         if isinstance(error, kind):
             return named_as(f"{path}: {what} ({error})")
@@ -53,8 +70,143 @@ def named(path: Path) -> Generator[None, None, None]:
         raise error_of(error, path) from error
 
 
+@cache
+def _checksum_vfs() -> str:
+    """SQLite's own layer of page checksums, over what is the default VFS at the first call."""
+    default, *_ = apsw.vfs_names()
+    carrier = apsw.Connection(":memory:")
+    try:
+        sqlite_extra.load(carrier, "cksumvfs")
+    finally:
+        carrier.close()
+        apsw.set_default_vfs(default)  # loading it had made it the default, for others too
+    return _CHECKSUM_VFS
+
+
+class Gate:
+    """A fair lock between the processes of one host, held around each write transaction.
+
+    SQLite's own busy handler polls, and starves a writer for seconds under load; the kernel hands
+    an `flock` on in the order of asking, and takes it back from a process that dies. It does not
+    from one that is stopped, and the wait cannot be given a limit: `is_stuck` tells of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._turn = 0
+        self._is_waiting = False
+        self._seen = -1, 0.0  # the turn that was waited for at the last look, and since when
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StorageReadOnly(
+                f"{path}, which takes turns at writing beside the database, cannot be opened: "
+                f"{error.strerror}; check the owner and mode of it and of {path.parent}"
+            ) from error
+
+    @contextmanager
+    def held(self) -> Generator[None, None, None]:
+        """Wait for the turn, however long, and keep it for the block."""
+        self._is_waiting = True
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        self._is_waiting = False
+        self._turn += 1
+        try:
+            yield
+        finally:
+            self.let_go()
+
+    @contextmanager
+    def held_soon(self) -> Generator[None, None, None]:
+        """As `held`, without a place in the queue but with an end to the waiting.
+
+        Raises:
+            Disconnected: the turn did not come within `WAIT_MAX_S`.
+        """
+        for _ in range(int(WAIT_MAX_S / _OPEN_POLL_S)):
+            if self.take_now():
+                break
+            time.sleep(_OPEN_POLL_S)
+        else:
+            raise self._kept()
+        try:
+            yield
+        finally:
+            self.let_go()
+
+    def take_now(self) -> bool:
+        """Keep the turn if nobody has it; ended by `held` or by `let_go`."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def let_go(self) -> None:
+        """End the turn; harmless without one."""
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def is_stuck(self, now_s: float) -> Disconnected | None:
+        """What to tell those who wait behind `held`, once that has lasted for `WAIT_MAX_S`.
+
+        Asked from time to time, from another thread.
+        """
+        if not self._is_waiting or self._turn != self._seen[0]:
+            self._seen = (self._turn if self._is_waiting else -1), now_s
+        elif now_s - self._seen[1] >= WAIT_MAX_S:
+            return self._kept()
+        return None
+
+    def _kept(self) -> Disconnected:
+        return Disconnected(
+            f"{self._holder()} has kept its turn to write ({self._path}) for {WAIT_MAX_S} s. It is "
+            "stopped or hangs: let it go on (SIGCONT) or end it (SIGKILL), then repeat"
+        )
+
+    def _holder(self) -> str:
+        """Whose turn it is, where the system tells (Linux)."""
+        inode = os.fstat(self._fd).st_ino
+        with suppress(OSError):
+            for line in _LOCKS.read_text(encoding="ascii").splitlines():
+                _, kind, *_, pid, file, _, _ = line.split()  # waiting ones have "->" before kind
+                if kind == "FLOCK" and file.endswith(f":{inode}"):
+                    return f"process {pid}"
+        return "another process"
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Identity:
+    """Which files are open: a name may come to mean another one, or none."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._journal = f"{path}-wal"
+        self._found = self._find()
+
+    def _find(self) -> tuple[int, int] | None:
+        """The inodes behind the names; one that is open is given to no other file."""
+        try:
+            return os.stat(self._path).st_ino, os.stat(self._journal).st_ino  # noqa: PTH116 - half as fast
+        except OSError:
+            return None
+
+    def is_lost(self) -> StorageGone | None:
+        """What to tell those who use files that no longer have their names. Takes 3 µs."""
+        if self._found is not None and self._find() == self._found:
+            return None
+        return StorageGone(
+            f"{self._path} or its -wal file was deleted, moved or replaced while it was open: "
+            "what is written now may be in no file. Put both files back, or start anew every "
+            "process that uses them"
+        )
+
+
 class Connection:
     """One connection. Used by one thread at a time; its statements are cached.
+
+    Each page of the file ends with its checksum, which every read of the file verifies.
 
     Raises:
         apsw.Error: every method; `error_of` gives it its name.
@@ -62,14 +214,17 @@ class Connection:
 
     def __init__(self, path: Path, *, synchronous: str, readonly: bool = False) -> None:
         flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
-        self._raw: Any = apsw.Connection(str(path), flags=flags, statementcachesize=200)
+        self._raw: Any = apsw.Connection(
+            str(path), flags=flags, vfs=_checksum_vfs(), statementcachesize=200
+        )
         try:
-            self._raw.set_busy_timeout(BUSY_MS)
+            self._raw.set_busy_timeout(_BUSY_MS)
             # Plans do not depend on bound values: else each new value of a column that a partial
             # index names prepares the statement anew, which costs more than running it.
             self._raw.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
             self.run(f"PRAGMA cache_size = -{_CACHE_KIB}")
             if not readonly:
+                self._raw.reserve_bytes(reserve=_CHECKSUM_BYTES)  # of a new file
                 self.run("PRAGMA auto_vacuum = INCREMENTAL")
                 self.run("PRAGMA journal_mode = WAL")
                 self.run(f"PRAGMA synchronous = {synchronous}")
@@ -104,6 +259,11 @@ class Connection:
         self._raw.executemany(sql, rows)
 
     @property
+    def has_checksums(self) -> bool:
+        """Whether the file's pages carry checksums."""
+        return self.rows("PRAGMA checksum_verification") == [("1",)]
+
+    @property
     def changes(self) -> int:
         """How many rows the last statement wrote."""
         return self._raw.changes()
@@ -132,7 +292,7 @@ class Connection:
         try:
             self.run(f"PRAGMA wal_checkpoint({'TRUNCATE' if truncate else 'PASSIVE'})")
         finally:
-            self._raw.set_busy_timeout(BUSY_MS)
+            self._raw.set_busy_timeout(_BUSY_MS)
 
     @contextmanager
     def impatient(self) -> Generator[None, None, None]:
@@ -141,7 +301,7 @@ class Connection:
         try:
             yield
         finally:
-            self._raw.set_busy_timeout(BUSY_MS)
+            self._raw.set_busy_timeout(_BUSY_MS)
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:

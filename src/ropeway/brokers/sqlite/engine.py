@@ -11,21 +11,21 @@ changes, slowing down to every 25 ms: 40 looks a second cost less than 0.1 % of 
 """
 
 import asyncio
-import fcntl
-import os
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 import apsw
 
-from ropeway.brokers.sqlite.connection import Connection, error_of
+from ropeway.brokers.sqlite.connection import Connection, Gate, error_of
 from ropeway.brokers.sqlite.flow.rules import RulesCache
 from ropeway.brokers.sqlite.step import Step
 from ropeway.clock import Clock, ForwardClock
-from ropeway.errors import Disconnected, StorageReadOnly
+from ropeway.errors import BrokerError, Disconnected
 from ropeway.runtime import StartThread
 
 GROUP_MAX: Final = 512  # turns of the event loop in one transaction
@@ -37,6 +37,7 @@ _FAST_S: Final = 0.002
 _SLOW_S: Final = 0.025
 _SLOWER: Final = 1.1  # from one look to the next, once `_LIVELY_S` have passed without a change
 _LIVELY_S: Final = 1.0
+_WATCH_S: Final = 1.0  # from one look at calls that have not been answered to the next
 
 Verb = Callable[[Any, Any], Any]
 """A function of this package's verbs: (Step or Reader, argument) → answer."""
@@ -58,88 +59,58 @@ class Call:
         self.error: BaseException | None = None
 
     def answer(self) -> None:
-        """Give the answer to its caller; on the caller's loop."""
+        """Give the answer to its caller, if that still waits; on the caller's loop."""
         if not self.future.done():
             if self.error is None:
                 self.future.set_result(self.result)
             else:
                 self.future.set_exception(self.error)
-        elif self.future.cancelled() and self.error is None and self.orphaned is not None:
+        elif self.result and self.error is None and self.orphaned is not None:
             self.orphaned(self.result)
 
 
-class Gate:
-    """A fair lock between the processes of one host, held around each write transaction.
+@dataclass(frozen=True, kw_only=True)
+class Desk:
+    """What a lane does with calls.
 
-    SQLite's own busy handler polls, and starves a writer for seconds under load; the kernel hands
-    an `flock` on in the order of asking, and takes it back from a process that dies.
+    Attributes:
+        serve: sets `result` or `error` of each, and must not raise; says whether somebody may
+            wait for what was done, in which case `ring` is called on the loop. In the thread.
+        serve_now: may serve the calls of one turn on the loop's own thread, when that is certain
+            to be quick: a hand-over to a thread and back takes longer than a light write, and a
+            thread that works beside a busy loop waits 5 ms for the interpreter's lock after each
+            statement. None when the calls must go to the thread.
+        is_stuck: what to tell callers whom nobody can serve, if that is so. On the loop.
+        is_lost: what to answer in place of results that are in no file any more. On the loop.
+        close: lets go of what `serve` uses; after the last call, in the thread.
+
     """
 
-    def __init__(self, path: Path) -> None:
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StorageReadOnly(
-                f"{path}, which takes turns at writing beside the database, cannot be opened: "
-                f"{error.strerror}; check the owner and mode of it and of {path.parent}"
-            ) from error
-
-    @contextmanager
-    def held(self) -> Generator[None, None, None]:
-        """Wait for the turn, and keep it for the block."""
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            self.let_go()
-
-    def take_now(self) -> bool:
-        """Keep the turn if nobody has it; ended by `held` or by `let_go`."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def let_go(self) -> None:
-        """End the turn; harmless without one."""
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        os.close(self._fd)
+    serve: Callable[[list[Call]], bool]
+    ring: Callable[[], None]
+    is_lost: Callable[[], BrokerError | None]
+    close: Callable[[], None]
+    serve_now: Callable[[list[Call]], bool | None] = lambda _: None
+    is_stuck: Callable[[], BrokerError | None] = lambda: None
 
 
 class Lane:
     """A thread that serves calls from one event loop, batch by batch.
 
-    `serve` gets the calls that wait, sets `result` or `error` of each, and must not raise; it
-    says whether somebody may wait for what was done, in which case `ring` is called on the loop.
-    `serve_now`, if given, may serve the calls of one turn on the loop's own thread, when that is
-    certain to be quick: a hand-over to a thread and back takes longer than a light write, and a
-    thread that works beside a busy loop waits 5 ms for the interpreter's lock after each
-    statement. It answers None when the calls must go to the thread.
     Without `start_thread` everything is served on the loop.
     """
 
     def __init__(
-        self,
-        name: str,
-        loop: asyncio.AbstractEventLoop,
-        serve: Callable[[list[Call]], bool],
-        ring: Callable[[], None],
-        serve_now: Callable[[list[Call]], bool | None] | None = None,
-        *,
-        start_thread: StartThread | None,
+        self, name: str, loop: asyncio.AbstractEventLoop, desk: Desk, *, start: StartThread | None
     ) -> None:
         self._loop = loop
-        self._serve = serve
-        self._serve_now = serve_now
-        self._ring = ring
+        self._desk = desk
         self._fresh: list[Call] = []  # submitted since the loop's last turn
-        self._in_thread = 0  # calls handed over and not yet answered
+        self._handed: deque[Call] = deque()  # to the thread, and not yet answered
         self._calls: SimpleQueue[list[Call] | None] = SimpleQueue()
+        self._watch: asyncio.TimerHandle | None = None
         self._ended = loop.create_future()
-        self._thread = start_thread(self._run, name) if start_thread is not None else None
+        self._thread = start(self._run, name) if start is not None else None
 
     def submit(self, call: Call) -> None:
         """Queue a call; its future is answered later. All calls of one turn go together."""
@@ -151,26 +122,49 @@ class Lane:
         calls, self._fresh = self._fresh, []
         if not calls:
             return
-        live = [call for call in calls if not call.future.cancelled()]
-        self._in_thread += len(calls)
-        if live and self._in_thread == len(calls) and self._serve_now is not None:
-            woke = self._serve_now(live)
+        live = [call for call in calls if not call.future.done()]
+        if live and not self._handed:
+            woke = self._desk.serve_now(live)
             if woke is not None:
-                self._answer(live, len(calls), woke)
+                self._answer(live, woke=woke)
                 return
         if self._thread is None:
-            self._answer(live, len(calls), self._serve(live) if live else False)
+            self._answer(live, woke=self._desk.serve(live) if live else False)
         else:
+            self._handed += calls
             self._calls.put(calls)
+            if self._watch is None:
+                self._watch = self._loop.call_later(_WATCH_S, self._look)
+
+    def _look(self) -> None:
+        self._watch = None
+        if self._handed and not self._given_up():
+            self._watch = self._loop.call_later(_WATCH_S, self._look)
+
+    def _given_up(self) -> bool:
+        """Let nobody wait for ever behind a process that was stopped in the middle of a write."""
+        stuck = self._desk.is_stuck()
+        if stuck is None:
+            return False
+        for call in self._handed:
+            if not call.future.done():
+                call.future.set_exception(stuck)
+        return True
 
     async def close(self) -> None:
-        """Serve what waits, then end the thread and wait for it."""
+        """Serve what waits, then end the thread and wait for it.
+
+        A thread that is stuck ends when it can; its callers have been told.
+        """
         self._hand_over()
         if self._thread is None:
+            self._desk.close()
             return
         self._calls.put(None)
         if asyncio.get_running_loop() is self._loop:
-            await self._ended
+            while not (await asyncio.wait([self._ended], timeout=_WATCH_S))[0]:
+                if self._given_up():
+                    return
         self._thread.join()
 
     def _run(self) -> None:
@@ -182,15 +176,18 @@ class Lane:
                     batches.append(self._calls.get_nowait())
             closing = batches[-1] is None
             calls = [call for batch in batches if batch is not None for call in batch]
-            live = [call for call in calls if not call.future.cancelled()]
+            live = [call for call in calls if not call.future.done()]
             woke = self._served(live) if live else False
-            self._tell(self._answer, live, len(calls), woke)
-        self._tell(_end, self._ended)
+            self._tell(self._take_back, live, len(calls), woke)
+        try:
+            self._desk.close()
+        finally:
+            self._tell(_end, self._ended)
 
     def _served(self, calls: list[Call]) -> bool:
         """What `serve` says. Should it raise against its word, no caller may wait for ever."""
         try:
-            return self._serve(calls)
+            return self._desk.serve(calls)
         except BaseException as error:  # noqa: BLE001 - told to the callers
             for call in calls:
                 call.error = call.error or error
@@ -200,12 +197,19 @@ class Lane:
         with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
             self._loop.call_soon_threadsafe(what, *arguments)
 
-    def _answer(self, calls: list[Call], taken: int, woke: bool) -> None:  # noqa: FBT001 - call_soon passes by position
-        self._in_thread -= taken
+    def _take_back(self, calls: list[Call], taken: int, woke: bool) -> None:  # noqa: FBT001 - call_soon passes by position
+        for _ in range(taken):
+            self._handed.popleft()
+        self._answer(calls, woke=woke)
+
+    def _answer(self, calls: list[Call], *, woke: bool) -> None:
+        lost = self._desk.is_lost() if calls else None
         for call in calls:
+            if lost is not None:
+                call.result, call.error = None, lost
             call.answer()
         if woke:
-            self._ring()
+            self._desk.ring()
 
 
 def _end(future: asyncio.Future[None]) -> None:
@@ -270,13 +274,21 @@ class Bell:
         self.ring()
         self._connection.close()
 
+    def _look(self) -> int | None:
+        """A number that every change of others changes; None, as if all had changed, on failure."""
+        try:
+            ((version,),) = self._connection.rows("PRAGMA data_version")
+        except apsw.Error:
+            return None  # whoever is woken by it looks, and is told what is wrong
+        return version
+
     def _poll(self) -> None:
         self._timer = None
         if not self._sleepers:
             return
-        ((version,),) = self._connection.rows("PRAGMA data_version")
+        version = self._look()
         now = self._loop.time()
-        if version != self._version:
+        if version is None or version != self._version:
             self._version, self._changed_at, self._pause_s = version, now, _FAST_S
             self.ring()
         elif now - self._changed_at > _LIVELY_S:
@@ -307,8 +319,9 @@ class Writer:
         return self._wall.now_ms()
 
     def close(self) -> None:
-        """Let go of the connection. The gate belongs to the broker."""
+        """Let go of the file."""
         self._connection.close()
+        self._gate.close()
 
     def serve(self, calls: list[Call]) -> bool:
         """Run the calls in one transaction. A caller's mistake fails that call alone.
@@ -379,6 +392,7 @@ class Writer:
         )
 
     def _run_together(self, calls: Sequence[Call]) -> bool:
+        calls = [call for call in calls if not call.future.done()]  # the turn may have come late
         step = self._step()
         done: set[Verb] = set()
         for call in calls:
@@ -396,6 +410,8 @@ class Writer:
     def _run_apart(self, calls: Sequence[Call]) -> bool:
         woke = False
         for call in calls:
+            if call.future.done():
+                continue
             self._connection.run("SAVEPOINT apart")
             step = self._step()
             try:

@@ -160,6 +160,7 @@ def _is_plain(job: Job) -> bool:
 def _insert_plain(step: Step, jobs: Sequence[Job]) -> bool:
     """Insert new plain jobs by one statement; False, with nothing written, if an id is taken."""
     flow = step.flow
+    flow.turns.save()
     flow.turns.load(jobs)
     shapes: list[tuple[Any, ...]] = []
     blobs: list[bytes] = []
@@ -196,6 +197,8 @@ def _insert_plain(step: Step, jobs: Sequence[Job]) -> bool:
     if complete:
         step.counts = counts
         step.woke = True
+    else:
+        flow.turns.drop()
     return complete
 
 

@@ -312,33 +312,34 @@ def workers(reader: Reader, gone_ms: int) -> list[WorkerInfo]:
     return sorted(infos, key=lambda worker: worker.started_at_ms)
 
 
-def next_chance_ms(sql: Connection, queues: Iterable[str], now_ms: int, rules: Rules) -> int | None:
+def next_chance_ms(reader: Reader, queues: Iterable[str], rules: Rules) -> int | None:
     """Milliseconds until a reserve of these queues may find a job: 0 is now, None is unknown."""
     times: list[int | None] = []
     if rules.limits:
-        ((wake_ms,),) = sql.rows("SELECT min(wake_at_ms) FROM limit_keys")
+        ((wake_ms,),) = reader.sql.rows("SELECT min(wake_at_ms) FROM limit_keys")
         times.append(wake_ms)
     for queue in queues:
-        if sql.rows("SELECT 1 FROM paused WHERE queue = ?", (queue,)):
+        if reader.sql.rows("SELECT 1 FROM paused WHERE queue = ?", (queue,)):
             continue
-        if rules.queue(queue).limits and (shut := _shut(sql, queue, now_ms, rules)):
+        if rules.queue(queue).limits and (shut := _shut(reader, queue, rules)):
             times += shut
             continue
-        if sql.rows(
+        if reader.sql.rows(
             "SELECT 1 FROM jobs WHERE queue = ? AND blocked = 0 AND state = 2 LIMIT 1", (queue,)
         ):
             return 0
-        ((due_ms,),) = sql.rows(
+        ((due_ms,),) = reader.sql.rows(
             "SELECT min(due_ms) FROM jobs WHERE queue = ? AND state IN (1, 4)", (queue,)
         )
         times.append(due_ms)
-    return min((max(0, at_ms - now_ms) for at_ms in times if at_ms is not None), default=None)
+    waits = [max(0, at_ms - reader.now_ms) for at_ms in times if at_ms is not None]
+    return min(waits, default=None)
 
 
-def _shut(sql: Connection, queue: str, now_ms: int, rules: Rules) -> list[int | None]:
+def _shut(reader: Reader, queue: str, rules: Rules) -> list[int | None]:
     """When a queue without room may have some, as far as that is known; [] when it has room."""
-    keys = Keys(sql, rules)
-    found = sql.first("SELECT n FROM counters WHERE queue = ? AND state = 3", (queue,))
-    if keys.queue_room(queue, found[0] if found else 0, now_ms):
+    keys = Keys(reader.sql, rules)
+    found = reader.sql.first("SELECT n FROM counters WHERE queue = ? AND state = 3", (queue,))
+    if keys.queue_room(queue, found[0] if found else 0, reader.now_ms):
         return []
-    return [keys.queue_opens_ms(queue, now_ms)]
+    return [keys.queue_opens_ms(queue, reader.now_ms)]

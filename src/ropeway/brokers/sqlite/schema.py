@@ -214,6 +214,11 @@ def _version(connection: Connection, path: Path, newest: int) -> int:
             f"{path} is a database of another program (application id {application_id:#x}); "
             "give the path of a Ropeway database or of a new file"
         )
+    if not connection.has_checksums:
+        raise StorageCorrupt(
+            f"{path} has no page checksums: its header is damaged, or another program wrote the "
+            "file anew. Restore it from a backup, or give another path"
+        )
     if version > newest:
         raise SchemaMismatch(
             f"{path} has schema version {version}; this release knows versions up to {newest}. "

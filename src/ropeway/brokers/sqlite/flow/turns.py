@@ -92,8 +92,7 @@ class AllTurns:
         if any(queue == fair for fair, _ in self._rules.fair):
             self.save()
             self._sql.run(_SERVE, (queue, numbers(seqs)))
-            self._places.clear()
-            self._asked.clear()
+            self.drop()
 
     def _at(self, place: Place) -> Turns:
         turns = self._places.get(place)
@@ -107,6 +106,11 @@ class AllTurns:
             turns = self._places[place] = Turns(found[0] if found else 0.0)
             self._asked[place] = set()
         return turns
+
+    def drop(self) -> None:
+        """Forget what was not saved: it was rolled back."""
+        self._places.clear()
+        self._asked.clear()
 
     def save(self) -> None:
         """Write what changed."""

@@ -195,7 +195,7 @@ def _keys_of_queue(reader: Reader, queue: str, known: Keys, rules: Rules) -> lis
     return infos
 
 
-def next_group_ms(reader: Reader, queues: Sequence[str]) -> int | None:
+def next_group_ms(reader: Reader, queues: Iterable[str]) -> int | None:
     """Milliseconds until a batch of these queues may be ready: 0 is now, None is unknown."""
     soonest: int | None = None
     for queue in queues:

@@ -7,16 +7,17 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from ropeway.verify.fleet import Fleet
+from ropeway.verify.faults.fleet import Fleet
+from ropeway.verify.faults.network import NETWORK, Network
 from ropeway.verify.ledger import Tail
 from ropeway.verify.load import Plan
 
 AIM_MAX_S: Final = 10.0
 """How long a strike waits for a victim that is worth it."""
-GRIP_S: Final = 0.5
+GRIP_S: Final = 0.25
 """A worker is left alone so long after its start: else a slow machine would get nothing done."""
 AT_WORK_S: Final = 0.5
-GAP_S: Final = (0.05, 0.35)
+GAP_S: Final = (0.0, 0.15)
 LATE_EVERY: Final = 5
 """Every so many times that all workers are killed they come back only after their leases."""
 _ENDS: Final = frozenset({"end", "fail", "stop", "die"})
@@ -90,28 +91,42 @@ class Sight:
 
 
 class Nemesis:
-    """Strikes the workers and producers of the storm until its faults are dealt out."""
+    """Strikes the workers and producers of the storm until its faults are dealt out.
 
-    def __init__(self, plan: Plan, fleet: Fleet, sight: Sight) -> None:
+    Attributes:
+        struck: how many strikes there were so far.
+
+    """
+
+    def __init__(self, plan: Plan, fleet: Fleet, sight: Sight, network: Network) -> None:
         self._plan = plan
         self._fleet = fleet
         self._sight = sight
+        self._network = network
         self._random = Random(plan.seed)  # noqa: S311 - repeatable on purpose
         self._under_way: set[asyncio.Task[None]] = set()
         self._all_killed = 0
+        kinds = ("kill_one", "kill_all", "kill_producer", "freeze", "terminate", *NETWORK)
+        self._deck = [kind for kind in kinds for _ in range(plan.faults.get(kind, 0))]
+        self._random.shuffle(self._deck)
+        self._long_s = 1.5 * plan.lease_s
+        self.struck: int = 0
+
+    @property
+    def planned(self) -> int:
+        """How many strikes the storm has in all."""
+        return len(self._deck)
 
     async def storm(self) -> None:
         """Deal all faults in random order; returns when the last one is over."""
-        kinds = ("kill_one", "kill_all", "kill_producer", "freeze", "terminate")
-        deck = [kind for kind in kinds for _ in range(self._plan.faults.get(kind, 0))]
-        self._random.shuffle(deck)
         minutes = self._plan.minutes
         ends_s = float("inf") if minutes is None else time.monotonic() + minutes * 60
         try:
-            for kind in deck:
+            for kind in self._deck:
                 if time.monotonic() > ends_s:
                     break
                 await self._strike(kind)
+                self.struck += 1
                 self._fleet.check()
                 await asyncio.sleep(self._random.uniform(*GAP_S))
             await asyncio.gather(*self._under_way)
@@ -140,9 +155,13 @@ class Nemesis:
                 self._fleet.start(victim)
             case "freeze":
                 victim = await self._aim()
-                self._begin(self._fleet.freeze(kind, victim, seconds=self._plan.lease_s * 1.5))
-            case _:
+                self._begin(self._fleet.freeze(kind, victim, seconds=self._long_s))
+            case "terminate":
                 self._begin(self._fleet.restart(kind, await self._aim()))
+            case _:
+                victim = await self._aim()
+                fault = self._network.strike(kind, victim, seconds=self._long_s)
+                self._begin(self._fleet.trouble(kind, victim, fault))
         await asyncio.sleep(0)
 
     def _begin(self, strike: Coroutine[Any, Any, None]) -> None:

@@ -3,26 +3,28 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ropeway.errors import RopewayError
+from ropeway.verify.faults.forks import Forked, ForkServer
 from ropeway.verify.ledger import Ledger
 
 STOP_MAX_S: Final = 20.0
 LOG_SHOWN: Final = 2_000  # characters of what a process said last
+IMPORTED: Final = ("ropeway.worker.process.main", "ropeway.app")
+REHEARSAL: Final = ("ropeway", "version")
+"""With `IMPORTED`: most of what a member imports, which then costs a third as much to start."""
 
 
 @dataclass(slots=True)
 class _Member:
-    command: Sequence[str]
-    process: subprocess.Popen[bytes] | None = None
+    arguments: Sequence[str]
+    env: Mapping[str, str]
+    process: Forked
     frozen: bool = False
 
 
@@ -31,33 +33,37 @@ class Fleet:
 
     Every strike is noted in the ledger with the process id it hit, the kind, and the number of
     the strike, which is the same for all processes that are hit at once.
+
+    Args:
+        place: where each process's log is written.
+        env: of the processes, besides this one's.
+        broker: the module of the broker.
+        ledger: where strikes are noted.
     """
 
-    def __init__(self, place: Path, env: Mapping[str, str], ledger: Ledger) -> None:
+    def __init__(self, place: Path, env: Mapping[str, str], broker: str, ledger: Ledger) -> None:
         self._place = place
-        self._env = {**os.environ, **env}
+        self._forks = ForkServer({**os.environ, **env}, [*IMPORTED, broker], REHEARSAL)
         self._ledger = ledger
         self._members: dict[str, _Member] = {}
         self._strikes = 0
 
-    def add(self, name: str, *arguments: str) -> None:
-        """Start a Python process of that name."""
-        self._members[name] = _Member([sys.executable, *arguments])
-        self.start(name)
+    def add(self, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+        """Start `python -m ARGUMENTS` under that name; `env` is its own."""
+        env = env or {}
+        self._members[name] = _Member(arguments, env, self._forked(name, arguments, env))
 
     def start(self, name: str) -> None:
-        """Start it (again); what it says is added to its log."""
+        """Start it again; what it says is added to its log."""
         member = self._members[name]
-        with (self._place / f"{name}.log").open("ab") as log:
-            member.process = subprocess.Popen(
-                member.command, env=self._env, stdout=log, stderr=log, start_new_session=True
-            )
+        member.process = self._forked(name, member.arguments, member.env)
+
+    def _forked(self, name: str, arguments: Sequence[str], env: Mapping[str, str]) -> Forked:
+        return self._forks.start(arguments, self._place / f"{name}.log", env)
 
     def pid(self, name: str) -> int:
         """The process id, also of one that has just ended."""
-        process = self._members[name].process
-        assert process is not None, f"{name} was never started"
-        return process.pid
+        return self._members[name].process.pid
 
     def names(self, role: str) -> list[str]:
         """The members of a role (`worker` of `worker-1`) that are not frozen now."""
@@ -72,10 +78,9 @@ class Fleet:
         self._strikes += 1
         at_s = time.monotonic()
         for name in names:
-            os.kill(self.pid(name), signal.SIGKILL)
+            self._members[name].process.signal(signal.SIGKILL)
         for name in names:
             process = self._members[name].process
-            assert process is not None, f"{name} was never started"
             process.wait()
             self._note(kind, process.pid, at_s)
 
@@ -88,16 +93,26 @@ class Fleet:
 
     async def freeze(self, kind: str, name: str, *, seconds: float) -> None:
         """SIGSTOP the process and those it has started; SIGCONT after a while."""
+        process = self._members[name].process
+
+        async def stop_for_a_while() -> None:
+            try:
+                process.signal_all(signal.SIGSTOP)
+                await asyncio.sleep(seconds)
+            finally:
+                process.signal_all(signal.SIGCONT)
+
+        await self.trouble(kind, name, stop_for_a_while())
+
+    async def trouble(self, kind: str, name: str, fault: Coroutine[Any, Any, None]) -> None:
+        """Let a fault hit the process, which is no other one's victim meanwhile."""
         self._strikes += 1
         strike, member, pid, at_s = self._strikes, self._members[name], self.pid(name), 0.0
         member.frozen = True
         try:
             at_s = time.monotonic()
-            os.killpg(pid, signal.SIGSTOP)
-            await asyncio.sleep(seconds)
+            await fault
         finally:
-            with suppress(ProcessLookupError):  # the whole run is being ended
-                os.killpg(pid, signal.SIGCONT)
             member.frozen = False
             self._note(kind, pid, at_s, strike)
 
@@ -106,9 +121,8 @@ class Fleet:
         self._strikes += 1
         strike, member, at_s = self._strikes, self._members[name], time.monotonic()
         process = member.process
-        assert process is not None, f"{name} was never started"
         member.frozen = True  # no victim meanwhile
-        process.terminate()
+        process.signal(signal.SIGTERM)
         try:
             await self._ended(name, process)
         finally:
@@ -119,14 +133,13 @@ class Fleet:
     def revive(self, role: str) -> None:
         """Start again those of a role that ended by themselves."""
         for name in self.names(role):
-            process = self._members[name].process
-            if process is not None and process.poll() is not None:
+            if self._members[name].process.poll() is not None:
                 self.start(name)
 
     def check(self) -> None:
         """Raise RopewayError when a process has ended that nobody has struck."""
         for name, member in self._members.items():
-            code = None if member.process is None else member.process.poll()
+            code = member.process.poll()
             if code is not None and not member.frozen and not name.startswith("poison"):
                 log = (self._place / f"{name}.log").read_text(errors="replace").strip()
                 raise RopewayError(
@@ -137,13 +150,9 @@ class Fleet:
         """SIGTERM all of a role, and forget them."""
         names = self.names(role)
         for name in names:
-            process = self._members[name].process
-            if process is not None and process.poll() is None:
-                process.terminate()
+            self._members[name].process.signal(signal.SIGTERM)
         for name in names:
-            member = self._members.pop(name)
-            if member.process is not None:
-                await self._ended(name, member.process)
+            await self._ended(name, self._members.pop(name).process)
 
     def forget(self, role: str) -> None:
         """Let go of members that were killed for good."""
@@ -152,16 +161,13 @@ class Fleet:
 
     def end(self) -> None:
         """Kill whatever is left, with all that it has started."""
-        for member in self._members.values():
-            if member.process is not None and member.process.poll() is None:
-                os.killpg(member.process.pid, signal.SIGKILL)
-                member.process.wait()
+        self._forks.close()
 
-    async def _ended(self, name: str, process: subprocess.Popen[bytes]) -> None:
+    async def _ended(self, name: str, process: Forked) -> None:
         deadline_s = time.monotonic() + STOP_MAX_S
         while process.poll() is None:
             if time.monotonic() > deadline_s:
-                os.killpg(process.pid, signal.SIGKILL)
+                process.signal_all(signal.SIGKILL)
                 raise RopewayError(f"{name} did not end within {STOP_MAX_S:g} s of SIGTERM")
             await asyncio.sleep(0.02)
 
