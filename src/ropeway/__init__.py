@@ -26,19 +26,17 @@ from ropeway.flow.options import CircuitBreaker, Concurrency, Fair, RateLimit
 from ropeway.handle import Handle
 from ropeway.job import JobRecord, JobRef, State
 from ropeway.operate import Changed
-from ropeway.options import JobOptions, TaskOptions
+from ropeway.options import JobOptions
 from ropeway.retry import Backoff, Rule
-from ropeway.task import AsyncTask, Call, SyncTask, Task
+from ropeway.task import Task
 from ropeway.tasks import Tasks
 from ropeway.unique import Unique
 from ropeway.verdict import Bury, Cancel, Retry, Snooze
 
 __all__ = [
-    "AsyncTask",
     "Backoff",
     "BrokerError",
     "Bury",
-    "Call",
     "Cancel",
     "Changed",
     "CircuitBreaker",
@@ -71,9 +69,7 @@ __all__ = [
     "Snooze",
     "SoftTimeout",
     "State",
-    "SyncTask",
     "Task",
-    "TaskOptions",
     "Tasks",
     "Unique",
     "Unsupported",

@@ -63,6 +63,18 @@ class UniqueKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     on_conflict: OnConflict = "return"
     release_on_failure: bool = True
 
+    def window_end_ms(self, created_at_ms: int) -> int:
+        """Until when it is held whatever becomes of the job."""
+        if self.period_ms:
+            return (created_at_ms // self.period_ms + 1) * self.period_ms
+        return created_at_ms + self.window_ms
+
+    def delay_left_ms(self, delay_ms: int, created_at_ms: int, now_ms: int) -> int:
+        """How much of a new delay a replaced job may still be put off by."""
+        if self.delay_max_ms is None:
+            return delay_ms
+        return min(delay_ms, max(0, created_at_ms + self.delay_max_ms - now_ms))
+
 
 class LimitKey(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A limit that the job counts against: the limit's name and the value of its key."""

@@ -37,7 +37,6 @@ from ropeway.job import (
     Progress,
     State,
     Status,
-    UniqueKey,
 )
 from ropeway.outcome import Ack, Bury, Cancel, Crashed, Outcome, Release, Retry, Snooze
 
@@ -389,7 +388,7 @@ def prune_at_ms(job: Job, status: Status) -> int:
         keep_ms = job.retention_ms
     prune_ms = status.finished_at_ms + keep_ms
     if holds_key(job, status.state, now_ms=status.finished_at_ms) and job.unique is not None:
-        prune_ms = max(prune_ms, window_end_ms(job.unique, job.created_at_ms))
+        prune_ms = max(prune_ms, job.unique.window_end_ms(job.created_at_ms))
     return prune_ms
 
 
@@ -468,7 +467,9 @@ def _with_status(job: Job, status: Status | None) -> tuple[Job, Status] | None:
 
 
 def _edit(job: Job, status: Status, new: Job, now_ms: int) -> tuple[Job, Status]:
-    new = _no_later(new, job.created_at_ms, now_ms)
+    if new.delay_ms and new.unique is not None:
+        left_ms = new.unique.delay_left_ms(new.delay_ms, job.created_at_ms, now_ms)
+        new = msgspec.structs.replace(new, delay_ms=left_ms)
     stamped, fresh = admit(new, seq=status.seq, now_ms=now_ms, waiting_on=status.waiting_on)
     edited = msgspec.structs.replace(
         stamped,
@@ -486,14 +487,6 @@ def _edit(job: Job, status: Status, new: Job, now_ms: int) -> tuple[Job, Status]
     return edited, _move(status, Event.EDIT, fresh.state, due_ms=fresh.due_ms)
 
 
-def _no_later(new: Job, created_at_ms: int, now_ms: int) -> Job:
-    """New words whose delay ends when the job has been put off for as long as it may be."""
-    if new.unique is None or new.unique.delay_max_ms is None:
-        return new
-    left_ms = max(0, created_at_ms + new.unique.delay_max_ms - now_ms)
-    return msgspec.structs.replace(new, delay_ms=left_ms) if new.delay_ms > left_ms else new
-
-
 # ------------------------------------------------------------------------------ unique keys
 
 
@@ -506,11 +499,4 @@ def holds_key(job: Job, state: State, *, now_ms: int) -> bool:
         return True
     if unique.release_on_failure and state in (DEAD, CANCELLED):
         return False
-    return now_ms < window_end_ms(unique, job.created_at_ms)
-
-
-def window_end_ms(unique: UniqueKey, created_at_ms: int) -> int:
-    """Until when a key is held whatever becomes of its job."""
-    if unique.period_ms:
-        return (created_at_ms // unique.period_ms + 1) * unique.period_ms
-    return created_at_ms + unique.window_ms
+    return now_ms < unique.window_end_ms(job.created_at_ms)

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,6 @@ from ropeway.broker import (
     Extended,
     Filter,
     JobEvent,
-    KeyInfo,
     Maintained,
     Page,
     QueueInfo,
@@ -47,10 +46,10 @@ from ropeway.brokers.sqlite.engine import (
 )
 from ropeway.brokers.sqlite.flow import batches, verbs
 from ropeway.brokers.sqlite.flow.rules import RulesCache
+from ropeway.brokers.sqlite.flow.verbs import FlowVerbs
 from ropeway.capabilities import Capabilities
 from ropeway.clock import SYSTEM_CLOCK, Clock
 from ropeway.errors import BrokerError, ConfigError, Disconnected
-from ropeway.flow.rules import Rule, RuleInfo
 from ropeway.job import FINAL, Job, JobRecord, JobRef, Lease, State
 from ropeway.outcome import Ack, Outcome, Release, Settled
 from ropeway.runtime import StartThread, start_daemon
@@ -140,7 +139,7 @@ class _Opened:
         await self.writes.close()
 
 
-class SQLiteBroker:
+class SQLiteBroker(FlowVerbs):
     """A `JobStore` in one SQLite file, shared by any number of processes of one host.
 
     `durability` is what an answer means: "full" (the default) is on disk, "fast" survives a
@@ -190,18 +189,8 @@ class SQLiteBroker:
         Raises:
             ConfigError: the URL has another form or another option.
         """
-        parts = urlsplit(url)
-        if parts.scheme != "sqlite" or parts.netloc not in ("", ":memory:"):
-            raise ConfigError(
-                f"{url!r} is not a URL of a SQLite file; write sqlite:///relative.db or "
-                "sqlite:////absolute.db"
-            )
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        unknown = sorted(options.keys() - {"durability"})
-        if unknown:
-            raise ConfigError(f"{url!r}: unknown option {unknown[0]!r}; known: durability")
-        durability: Any = options.get("durability", "full")
-        return cls(parts.netloc or unquote(parts.path)[1:], durability=durability)
+        path, durability = _parsed(url)
+        return cls(path, durability=durability)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -297,13 +286,9 @@ class SQLiteBroker:
     def _request(self, queues: Queues, worker: str, limit: int, lease_ms: int) -> reserving.Request:
         shares = None
         if isinstance(queues, Mapping):
-            weights = tuple(queues.items())
-            if weights not in self._shares:
-                self._shares[weights] = Shares(queues)
-            shares = self._shares[weights]
-        return reserving.Request(
-            queues=queues, worker=worker, limit=limit, lease_ms=lease_ms, shares=shares
-        )
+            shares = self._shares.get(tuple(queues.items())) or Shares(queues)
+            self._shares[tuple(queues.items())] = shares
+        return reserving.Request(queues, worker, limit, lease_ms, shares)
 
     async def _reserve_now(
         self, opened: _Opened, verb: Verb, request: Any, *, weight: int = HEAVY
@@ -372,23 +357,6 @@ class SQLiteBroker:
             ready_ms = opened.look(lambda reader: verbs.next_group_ms(reader, queues))
             pause_s = left if ready_ms is None else min(left, max(ready_ms, 1) / 1000)
             await opened.bell.sleep(ticket, pause_s)
-
-    # ------------------------------------------------------------------ rules
-
-    async def declare(self, rules: Sequence[Rule]) -> None:
-        await self._write(verbs.declare, rules)
-
-    async def override(self, rules: Sequence[Rule], *, force: bool = False) -> None:
-        await self._write(verbs.override, verbs.Override(rules, force))
-
-    async def reset(self, rules: Sequence[Rule]) -> int:
-        return await self._write(verbs.reset, rules)
-
-    async def rules(self) -> list[RuleInfo]:
-        return await self._read(verbs.infos, None)
-
-    async def keys(self, name: str, *, key: str | None = None, limit: int = 100) -> list[KeyInfo]:
-        return await self._read(verbs.keys, verbs.KeysAsked(name, key, limit))
 
     # ------------------------------------------------------------------ look
 
@@ -480,6 +448,22 @@ class SQLiteBroker:
 
     async def abandon(self, workers: Sequence[str]) -> int:
         return await self._write(operate.abandon, workers)
+
+
+def _parsed(url: str) -> tuple[str, Any]:
+    """The path and the durability of a URL; see `SQLiteBroker.from_url`."""
+    parts = urlsplit(url)
+    if parts.scheme != "sqlite" or parts.netloc not in ("", ":memory:"):
+        raise ConfigError(
+            f"{url!r} is not a URL of a SQLite file; write sqlite:///relative.db or "
+            "sqlite:////absolute.db"
+        )
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    unknown = sorted(options.keys() - {"durability"})
+    if unknown:
+        raise ConfigError(f"{url!r}: unknown option {unknown[0]!r}; known: durability")
+    durability: Any = options.get("durability", "full")
+    return parts.netloc or unquote(parts.path)[1:], durability
 
 
 def _refuse_then(capabilities: Capabilities, outcomes: Sequence[Outcome]) -> None:

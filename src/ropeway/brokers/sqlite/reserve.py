@@ -48,7 +48,7 @@ _PROMOTED_ALONE = Flag.UNIQUE_PARTLY | Flag.FAIR | Flag.GROUPED
 _Next = msgspec.json.Decoder(list[tuple[int, int, int, int, int]])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """The arguments of one call of `reserve`; `shares` deals among weighted queues."""
 

@@ -251,7 +251,7 @@ class Step:
             return None, None
         if state in unique.during:
             return unique.key, None
-        return unique.key, lifecycle.window_end_ms(unique, job.created_at_ms)
+        return unique.key, unique.window_end_ms(job.created_at_ms)
 
     # ------------------------------------------------------------------ ordering keys
 

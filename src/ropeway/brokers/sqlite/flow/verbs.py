@@ -1,7 +1,7 @@
 """Declaring and changing rules, and looking at what they hold back."""
 
-from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 from ropeway.broker import KeyInfo
 from ropeway.brokers.sqlite.connection import Connection
@@ -23,6 +23,31 @@ HOLDERS_SHOWN: Final = 100
 _RUNNING = f"SELECT seq FROM jobs WHERE state = 3 AND flags & {Flag.LIMITED} ORDER BY seq"
 _UNPARK_ALL = "UPDATE jobs SET blocked = 0, parked_on = NULL WHERE parked_on = ?"
 _IDS = "SELECT id FROM limit_keys WHERE name = ?"
+
+
+class FlowVerbs:
+    """The verbs of the contract; the broker gives the ways into its lanes."""
+
+    async def _write(self, verb: Callable[[Step, Any], Any], argument: Any) -> Any:
+        raise NotImplementedError
+
+    async def _read(self, verb: Callable[[Reader, Any], Any], argument: Any) -> Any:
+        raise NotImplementedError
+
+    async def declare(self, rules: Sequence[Rule]) -> None:
+        await self._write(declare, rules)
+
+    async def override(self, rules: Sequence[Rule], *, force: bool = False) -> None:
+        await self._write(override, Override(rules, force))
+
+    async def reset(self, rules: Sequence[Rule]) -> int:
+        return await self._write(reset, rules)
+
+    async def rules(self) -> list[RuleInfo]:
+        return await self._read(infos, None)
+
+    async def keys(self, name: str, *, key: str | None = None, limit: int = 100) -> list[KeyInfo]:
+        return await self._read(keys, KeysAsked(name, key, limit))
 
 
 class Override(NamedTuple):
