@@ -33,7 +33,7 @@ from ropeway.brokers.memory import operate, search
 from ropeway.brokers.memory.enqueue import enqueue
 from ropeway.brokers.memory.maintain import abandon, maintain
 from ropeway.brokers.memory.reserve import next_due_ms, reserve
-from ropeway.brokers.memory.settle import append, extend, settle
+from ropeway.brokers.memory.settle import append, extend, settle_all
 from ropeway.brokers.memory.state import CAPABILITIES, State
 from ropeway.clock import SYSTEM_CLOCK, Clock
 from ropeway.errors import BrokerError
@@ -90,10 +90,9 @@ class MemoryBroker:
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
         for outcome in outcomes:
-            if isinstance(outcome, Ack):
+            if type(outcome) is Ack and outcome.then:
                 CAPABILITIES.refuse_all(outcome.then)
-        now_ms = self._state.wall.now_ms()
-        answers = [settle(self._state, outcome, now_ms) for outcome in outcomes]
+        answers = settle_all(self._state, outcomes)
         self._state.wake()
         return answers
 
@@ -126,7 +125,7 @@ class MemoryBroker:
 
     async def count(self, where: Filter) -> int:
         rows = self._state.table.newest_first(before_seq=None)
-        return sum(1 for row in rows if search.matches(row.record, where))
+        return sum(1 for row in rows if search.matches(row, where))
 
     async def peek(self, queue: str, *, limit: int = 10, offset: int = 0) -> list[JobRecord]:
         rows = self._state.table.in_order(queue)

@@ -36,7 +36,7 @@ def maintain(state: State, *, limit: int) -> Maintained:
 def abandon(state: State, workers: Sequence[str]) -> int:
     """See `JobStore.abandon`."""
     now_ms = state.wall.now_ms()
-    rows = [row for row in state.table.running if row.status.worker in workers]
+    rows = [row for row in state.table.running() if row.status.worker in workers]
     for row in sorted(rows, key=lambda row: row.status.seq):
         _take_back(state, row, now_ms)
     for worker in workers:
@@ -48,8 +48,8 @@ def abandon(state: State, workers: Sequence[str]) -> int:
 def _expire_leases(state: State, limit: int, now_ms: int) -> int:
     mono_ms = state.clock.mono_ms()
     for done in range(limit):
-        row = state.table.next_lease_end()
-        if row is None or row.status.lease_until_ms > mono_ms:
+        row = state.table.pop_expired(mono_ms)
+        if row is None:
             return done
         _take_back(state, row, now_ms)
     return limit
@@ -89,6 +89,6 @@ def _prune(state: State, limit: int, now_ms: int) -> int:
 def _next_event_ms(state: State, now_ms: int) -> int | None:
     rows = [state.table.next_due(queue) for queue in list(state.table.counts)]
     ends = [row.status.due_ms - now_ms for row in rows if row is not None]
-    if (row := state.table.next_lease_end()) is not None:
-        ends.append(row.status.lease_until_ms - state.clock.mono_ms())
+    if (lease_end_ms := state.table.next_lease_end_ms()) is not None:
+        ends.append(lease_end_ms - state.clock.mono_ms())
     return max(0, min(ends)) if ends else None

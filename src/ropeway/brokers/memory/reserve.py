@@ -31,31 +31,34 @@ class _Call:
 
     def take(self, queue: str, places: int) -> int:
         """Hand out up to `places` jobs of one queue; how many."""
-        table, before = self.state.table, len(self.taken)
         promote(self.state, queue, 2 * self.limit, self.now_ms)
-        while len(self.taken) - before < places and self.left:
-            row = table.ready(queue)
-            if row is None:
+        taken: list[Row] = []
+        while len(taken) < places and (row := self.next(queue, alone=not (self.taken or taken))):
+            token, until_ms = self.state.token, self.lease_until_ms
+            lifecycle.start_in_place(row.status, self.worker, token, until_ms, self.now_ms)
+            taken.append(row)
+            if row.status.crashes and _suspect(row):
                 break
-            if self.taken and _suspect(row):
+        if taken:
+            table, until_ms = self.state.table, self.lease_until_ms
+            table.started(queue, taken, until_ms=until_ms, now_ms=self.now_ms)
+            self.taken += taken
+        return len(taken)
+
+    def next(self, queue: str, *, alone: bool) -> Row | None:
+        """Take out the next job to be started, burying those that are overdue."""
+        table = self.state.table
+        while (row := table.take_ready(queue)) is not None:
+            if row.status.crashes and _suspect(row) and not alone:
                 self.passed_over = self.passed_over or queue
-                break
-            table.take_ready(queue)
+                table.put_back(row)
+                return None
             late = lifecycle.overdue(row.job, now_ms=self.now_ms)
-            if late is not None:
-                status = lifecycle.bury_overdue(row.status, reason=late, now_ms=self.now_ms)
-                table.put(row, status, now_ms=self.now_ms)
-                continue
-            status = lifecycle.start(
-                row.status,
-                worker=self.worker,
-                token=self.state.token,
-                lease_until_ms=self.lease_until_ms,
-                now_ms=self.now_ms,
-            )
+            if late is None:
+                return row
+            status = lifecycle.bury_overdue(row.status, reason=late, now_ms=self.now_ms)
             table.put(row, status, now_ms=self.now_ms)
-            self.taken.append(row)
-        return len(self.taken) - before
+        return None
 
 
 def reserve(state: State, queues: Queues, *, worker: str, limit: int, lease_ms: int) -> list[Lease]:

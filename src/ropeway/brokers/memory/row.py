@@ -5,6 +5,7 @@ from collections import deque
 
 import msgspec
 
+from ropeway import lifecycle
 from ropeway.broker import JobEvent
 from ropeway.job import Job, JobRecord, Status
 
@@ -12,7 +13,7 @@ ReadyKey = tuple[int, float, int, int]  # -priority, rank, due_ms, seq: the orde
 
 
 class Row(msgspec.Struct, eq=False, gc=False):
-    """One job. `job` and `status` are replaced, never changed in place.
+    """One job. `job` is replaced, never changed; `status` is this row's own and never handed out.
 
     What most rows never need is None until then. Without `gc` the collector does not walk through
     every waiting job; a row refers to nothing that refers to it.
@@ -30,4 +31,5 @@ class Row(msgspec.Struct, eq=False, gc=False):
 
     @property
     def record(self) -> JobRecord:
-        return JobRecord(self.job, self.status)
+        """The job as it is now: later changes do not show in it."""
+        return JobRecord(self.job, lifecycle.copied(self.status))

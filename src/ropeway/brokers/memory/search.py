@@ -3,9 +3,10 @@
 from collections.abc import Set as AbstractSet
 
 from ropeway.broker import FIND_SCAN_MAX, Filter, Page, QueueInfo
+from ropeway.brokers.memory.row import Row
 from ropeway.brokers.memory.table import Table
 from ropeway.errors import ConfigError
-from ropeway.job import JobRecord
+from ropeway.job import JobRecord, Status
 
 
 def find(table: Table, where: Filter, *, after: str | None, limit: int) -> Page:
@@ -16,7 +17,7 @@ def find(table: Table, where: Filter, *, after: str | None, limit: int) -> Page:
         if len(records) >= limit or scanned >= FIND_SCAN_MAX:
             return Page(records, str(seq))
         seq = row.status.seq
-        if matches(row.record, where):
+        if matches(row, where):
             records.append(row.record)
     return Page(records, None)
 
@@ -29,9 +30,9 @@ def _parse(cursor: str | None) -> int | None:
     return int(cursor)
 
 
-def matches(record: JobRecord, where: Filter) -> bool:
+def matches(row: Row, where: Filter) -> bool:
     """Whether every given field of the filter matches."""
-    job, status = record.job, record.status
+    job, status = row.job, row.status
     return (
         (where.states is None or status.state in where.states)
         and (where.queue is None or job.queue == where.queue)
@@ -44,7 +45,7 @@ def matches(record: JobRecord, where: Filter) -> bool:
         )
         and _within(job.created_at_ms, where.created_from_ms, where.created_before_ms)
         and _within(status.finished_at_ms, where.finished_from_ms, where.finished_before_ms)
-        and (where.error is None or where.error in failure_text(record))
+        and (where.error is None or where.error in _failure_text(status))
     )
 
 
@@ -56,9 +57,8 @@ def _within(at_ms: int | None, from_ms: int | None, before_ms: int | None) -> bo
     return (from_ms is None or at_ms >= from_ms) and (before_ms is None or at_ms < before_ms)
 
 
-def failure_text(record: JobRecord) -> str:
+def _failure_text(status: Status) -> str:
     """What a filter's `error` is looked for in."""
-    status = record.status
     last = status.errors[-1] if status.errors else None
     words = (last.type, last.message) if last is not None else ()
     return "\n".join((*words, status.reason or ""))

@@ -1,6 +1,6 @@
 """Settling, prolonging and talking under a lease of the memory broker."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 
 from ropeway import lifecycle
@@ -21,9 +21,44 @@ from ropeway.job import FINAL, Lease
 from ropeway.job import State as JobState
 from ropeway.outcome import Ack, Outcome, Settled
 
+# An enum's attribute costs ten times a module's.
+OK, RUNNING = Settled.OK, JobState.RUNNING
 
-def settle(state: State, outcome: Outcome, now_ms: int) -> Settled:
-    """Write one outcome; see `Broker.settle`."""
+
+def settle_all(state: State, outcomes: Sequence[Outcome]) -> list[Settled]:
+    """See `Broker.settle`. Plain acks are written in place and indexed together at the end."""
+    now_ms = state.wall.now_ms()
+    rows, children = state.table.by_seq, state.table.children
+    acked: defaultdict[tuple[str, int | None], list[Row]] = defaultdict(list)
+    answers: list[Settled] = []
+    for outcome in outcomes:
+        lease = outcome.lease
+        job, row = lease.job, rows.get(lease.seq)
+        if (
+            type(outcome) is Ack
+            and row is not None
+            and row.job is job
+            and row.status.token == lease.token
+            and row.status.state is RUNNING
+            and not outcome.then
+            and job.unique is None
+            and job.ordering_key is None
+            and job.retention_ms != 0
+            and job.id not in children
+        ):
+            lifecycle.complete_in_place(row.status, outcome, now_ms)
+            acked[job.queue, job.retention_ms].append(row)
+            answers.append(OK)
+        else:
+            answers.append(_settle(state, outcome, now_ms))
+    for (queue, _), done in acked.items():
+        prune_at_ms = lifecycle.prune_at_ms(done[0].job, done[0].status)
+        state.table.completed(queue, done, prune_at_ms=prune_at_ms)
+    return answers
+
+
+def _settle(state: State, outcome: Outcome, now_ms: int) -> Settled:
+    """Write one outcome of any kind."""
     table, lease = state.table, outcome.lease
     row = held(state, lease)
     if row is None:
@@ -45,7 +80,7 @@ def held(state: State, lease: Lease) -> Row | None:
     if row is None:
         return None
     status = row.status
-    if status.state is JobState.RUNNING and status.token == lease.token:
+    if status.state is RUNNING and status.token == lease.token:
         return row
     if status.state not in FINAL and any(c.token == lease.token for c in status.crashes):
         row.status = lifecycle.survived(status, lease.token)

@@ -6,14 +6,17 @@ cleaned lazily: an entry counts only while it still says what its row says.
 
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from ropeway import lifecycle
-from ropeway.brokers.memory.agenda import Agenda
+from ropeway.brokers.memory.agenda import Agenda, Calendar
 from ropeway.brokers.memory.lines import Lines
 from ropeway.brokers.memory.row import ReadyKey, Row
 from ropeway.job import FINAL, WAITING, Job, JobRecord, JobRef, State, Status
+
+# An enum's attribute costs ten times a module's.
+AVAILABLE, RUNNING, COMPLETED = State.AVAILABLE, State.RUNNING, State.COMPLETED
 
 TimeKey = tuple[int, int]  # when, seq
 
@@ -26,18 +29,17 @@ class Table:
 
     def __init__(self) -> None:
         self.counts: defaultdict[str, Counter[State]] = defaultdict(Counter)
-        self.running: set[Row] = set()
         self.children: defaultdict[str, set[Row]] = defaultdict(set)
+        self.by_seq: dict[int, Row] = {}
         self.failed: deque[Row] = deque()  # parents whose children are still to be told
         self._by_id: dict[str, tuple[Row, ...]] = {}
-        self._by_seq: dict[int, Row] = {}
         self._seqs: list[int] = []
         self._removed = 0  # since the indexes were swept
         self._ready: defaultdict[str, Agenda[ReadyKey]] = defaultdict(Agenda)
         self._due: defaultdict[str, Agenda[TimeKey]] = defaultdict(Agenda)
-        self._leases: Agenda[TimeKey] = Agenda()
         self._overdue: Agenda[TimeKey] = Agenda()
-        self._prune: Agenda[TimeKey] = Agenda()
+        self._leases = Calendar()
+        self._prune = Calendar()
         self._completed: defaultdict[str, deque[Row]] = defaultdict(deque)
         self._keys: dict[tuple[str, str], Row] = {}
         self._lines = Lines(self._push_ready)
@@ -59,7 +61,7 @@ class Table:
         """Rows in falling order of seq, beginning below `before_seq`."""
         end = len(self._seqs) if before_seq is None else bisect_left(self._seqs, before_seq)
         for at in range(end - 1, -1, -1):
-            row = self._by_seq.get(self._seqs[at])
+            row = self.by_seq.get(self._seqs[at])
             if row is not None:
                 yield row
 
@@ -68,7 +70,7 @@ class Table:
         row = Row(job, status)
         namesakes = self._by_id.get(job.id)  # in other queues
         self._by_id[job.id] = (row,) if namesakes is None else (*namesakes, row)
-        self._by_seq[status.seq] = row
+        self.by_seq[status.seq] = row
         self._seqs.append(status.seq)
         for parent in job.parents:
             self.adopt(parent, row)
@@ -100,6 +102,29 @@ class Table:
                 self._watch_overdue(row)
         self._index(row, now_ms)
 
+    def started(self, queue: str, rows: Sequence[Row], *, until_ms: int, now_ms: int) -> None:
+        """Index rows that were available and run now, all leased until the same time."""
+        counts = self.counts[queue]
+        counts[AVAILABLE] -= len(rows)
+        counts[RUNNING] += len(rows)
+        self._leases.add(until_ms, rows)
+        for row in rows:
+            if row.job.unique is not None:
+                self._update_key(row, now_ms)
+            if row.job.ordering_key is not None:
+                self._lines.update(row)
+
+    def completed(self, queue: str, rows: Sequence[Row], *, prune_at_ms: int) -> None:
+        """Index plain rows that were running and are completed now: no key, no retention of 0."""
+        counts = self.counts[queue]
+        counts[RUNNING] -= len(rows)
+        counts[COMPLETED] += len(rows)
+        self._prune.add(prune_at_ms, rows)
+        self._completed[queue].extend(rows)
+        for row in rows:
+            if row.waiters:
+                self._answer(row, row.record)
+
     def remove(self, row: Row) -> None:
         """Forget a row that is not running. Its waiters learn that there is no record."""
         job, status = row.job, row.status
@@ -108,7 +133,7 @@ class Table:
             self._by_id[job.id] = left
         else:
             del self._by_id[job.id]
-        del self._by_seq[status.seq]
+        del self.by_seq[status.seq]
         self.counts[job.queue][status.state] -= 1
         self._leave_key(row)
         self._lines.leave(row)
@@ -121,7 +146,7 @@ class Table:
         self._answer(row, None)
         row.removed = True
         self._removed += 1
-        if self._removed > len(self._by_seq) // 4 + REMOVED_MIN:
+        if self._removed > len(self.by_seq) // 4 + REMOVED_MIN:
             self._sweep()
 
     def _sweep(self) -> None:
@@ -130,10 +155,9 @@ class Table:
         By itself an entry goes when it comes to the top of its heap: perhaps in 90 days.
         """
         self._removed = 0
-        self._seqs = sorted(self._by_seq)
-        agendas: list[Agenda[Any]] = [self._leases, self._overdue, self._prune]
-        agendas += [*self._due.values(), *self._ready.values()]
-        for agenda in agendas:
+        self._seqs = sorted(self.by_seq)
+        every: list[Agenda[Any] | Calendar] = [self._leases, self._overdue, self._prune]
+        for agenda in (*every, *self._due.values(), *self._ready.values()):
             agenda.keep(self.exists)
         for queue, rows in self._completed.items():
             self._completed[queue] = deque(filter(self.exists, rows))
@@ -164,18 +188,15 @@ class Table:
         if state is State.AVAILABLE:
             self._push_ready(row)
         elif state is State.RUNNING:
-            self.running.add(row)
-            self._leases.push((status.lease_until_ms, status.seq), row)
-            return
+            self._leases.add(status.lease_until_ms, (row,))
         elif state is State.SCHEDULED or state is State.RETRYABLE:
             self._due[job.queue].push((status.due_ms, status.seq), row)
         elif state in FINAL:
             self._finish(row)
-        self.running.discard(row)
 
     def _finish(self, row: Row) -> None:
         status = row.status
-        self._prune.push((lifecycle.prune_at_ms(row.job, status), status.seq), row)
+        self._prune.add(lifecycle.prune_at_ms(row.job, status), (row,))
         if status.state is State.COMPLETED:
             self._completed[row.job.queue].append(row)
         else:
@@ -198,22 +219,21 @@ class Table:
             row.ready_key = key
             self._ready[row.job.queue].push(key, row)
 
-    def ready(self, queue: str) -> Row | None:
-        """The job that comes next, left in its place."""
+    def take_ready(self, queue: str) -> Row | None:
+        """Take the job that comes next out of its place; `put_back` undoes it."""
         agenda = self._ready[queue]
-        while (entry := agenda.first()) is not None:
+        while (entry := agenda.pop()) is not None:
             key, row = entry
-            if _is_ready(key, row):
-                return row
-            agenda.pop()
+            is_ready = _is_ready(key, row)
             if row.ready_key is key:
                 row.ready_key = None
+            if is_ready:
+                return row
         return None
 
-    def take_ready(self, queue: str) -> None:
-        """Take the job that `ready` has just named out of its place."""
-        _, row = self._ready[queue].pop()
-        row.ready_key = None
+    def put_back(self, row: Row) -> None:
+        """Return a job that was taken by `take_ready` and not started."""
+        self._push_ready(row)
 
     def _leave_ready(self, row: Row) -> None:
         self._ready[row.job.queue].keep(lambda other: other is not row)
@@ -238,14 +258,20 @@ class Table:
     def _is_here(self, row: Row, queue: str) -> bool:
         return row.job.queue == queue and not row.removed
 
-    def next_lease_end(self) -> Row | None:
-        """The running job whose lease ends first."""
-        while (entry := self._leases.first()) is not None:
-            (until_ms, _), row = entry
-            if row.status.state is State.RUNNING and row.status.lease_until_ms == until_ms:
-                return row
-            self._leases.pop()
+    def next_lease_end_ms(self) -> int | None:
+        """When the first of all leases ends."""
+        return self._leases.first_ms(_is_leased)
+
+    def pop_expired(self, mono_ms: int) -> Row | None:
+        """A running job whose lease has ended."""
+        while (entry := self._leases.pop(mono_ms)) is not None:
+            if _is_leased(*entry):
+                return entry[1]
         return None
+
+    def running(self) -> set[Row]:
+        """Every job that is leased."""
+        return {row for at_ms, row in self._leases if _is_leased(at_ms, row)}
 
     def pop_overdue(self, now_ms: int) -> Row | None:
         """A waiting job whose time to start has passed."""
@@ -267,15 +293,15 @@ class Table:
 
     def pop_prunable(self, now_ms: int) -> Row | None:
         """A final row whose retention has ended and that no unfinished job needs."""
-        while (entry := self._prune.first()) is not None and entry[0][0] <= now_ms:
-            (prune_at_ms, _), row = self._prune.pop()
+        while (entry := self._prune.pop(now_ms)) is not None:
+            _, row = entry
             if row.removed or row.status.state not in FINAL:
                 continue
             if lifecycle.prune_at_ms(row.job, row.status) > now_ms:
                 continue
             if not self.needed(row):
                 return row
-            self._prune.push((max(prune_at_ms, now_ms) + 1000, row.status.seq), row)
+            self._prune.add(now_ms + 1000, (row,))
         return None
 
     def pop_surplus(self, queue: str, kept: int) -> Row | None:
@@ -314,6 +340,11 @@ class Table:
             del self._keys[row.job.queue, unique.key]
 
 
+def _is_leased(until_ms: int, row: Row) -> bool:
+    """Whether the lease that ends then is the row's current one."""
+    return row.status.state is RUNNING and row.status.lease_until_ms == until_ms
+
+
 def _key_of(entry: tuple[ReadyKey, Row]) -> ReadyKey:
     return entry[0]
 
@@ -323,7 +354,7 @@ def _is_ready(key: ReadyKey, row: Row) -> bool:
     status = row.status
     return (
         row.ready_key is key
-        and status.state is State.AVAILABLE
+        and status.state is AVAILABLE
         and status.blocked_on is None
         and not row.removed
     )
