@@ -15,7 +15,7 @@ pydantic; this module never imports it.
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, cast, overload
 
@@ -95,6 +95,20 @@ def encode(
         limit_bytes=limit_bytes,
         what=what,
     )
+
+
+def encode_small(value: object, codec: Format, *, limit_bytes: int) -> bytes | None:
+    """`encode` for values about which there is nothing to say, in a fifth of the time.
+
+    None for all others: large ones and those that may have to be refused. Give them to `encode`.
+    """
+    try:
+        data = _ENCODERS[codec].encode(value)
+    except Exception:  # noqa: BLE001 - properties and models run the user's code
+        return None
+    if len(data) > limit_bytes or len(data) > COMPRESS_ABOVE_BYTES:
+        return None
+    return None if b"null" in data and codec == "json" else data
 
 
 @overload
@@ -182,6 +196,14 @@ def deserialize(data: bytes, codec: str, type_: Any, what: str) -> Any:
         raise CodecError(f"{what}: nested too deeply to be read") from error
     except Exception as error:  # validators and `__post_init__` of annotated types are user code
         raise CodecError(f"{what}: {error}") from error
+
+
+def decoder(codec: Format, type_: Any, *, what: str) -> Callable[[bytes], Any]:
+    """A function from plain bytes to `type_`; what it raises does not say what is wrong.
+
+    Where it raises, `decode` says it. Raises `ConfigError` as `decode` does.
+    """
+    return _decoder_for(codec == "json", type_, what).decode
 
 
 def require_decodable(type_: Any, codec: Format = "json", *, what: str) -> None:

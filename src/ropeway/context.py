@@ -7,9 +7,11 @@ in a thread, in a process of their own and in a plain call.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
 
 from ropeway import codec
 from ropeway.errors import ConfigError
@@ -22,7 +24,11 @@ _log = logging.getLogger("ropeway.job")
 
 
 class Reporter(Protocol):
-    """How a running job reaches its broker. Every method may be called from any thread."""
+    """How a running job reaches its worker. Every method may be called from any thread."""
+
+    def stop_reason(self) -> BaseException | None:
+        """Why the run should stop; None: it should not."""
+        ...
 
     def progress(self, lease: Lease, progress: Progress) -> None:
         """Keep the newest progress; it travels with the next beat of the lease."""
@@ -42,6 +48,8 @@ class Reporter(Protocol):
 
 class _Detached:
     """The reporter of a handler that was called as a plain function: it tells nobody."""
+
+    def stop_reason(self) -> None: ...
 
     def progress(self, lease: Lease, progress: Progress) -> None: ...
 
@@ -71,22 +79,25 @@ class _JobLogger(logging.LoggerAdapter[logging.Logger]):
         super().log(level, msg, *args, **kwargs)
 
 
-class Context(Generic[S]):
+_DETACHED = _Detached()
+
+
+class Context(msgspec.Struct, Generic[S], eq=False):
     """One run of a job, as its handler sees it.
 
     `state` is what the app's `lifespan` yielded. `saved` holds what an earlier run of the same
     job gave to `save`, after a crash or a retry.
     """
 
-    __slots__ = ("_reporter", "_stop_reason", "job", "lease", "state", "stop_at")
+    lease: Lease
+    state: S
+    _reporter: Reporter = _DETACHED
+    stop_at: float | None = None  # time.monotonic() at which the run must have ended
 
-    def __init__(self, lease: Lease, *, state: S, reporter: Reporter | None = None) -> None:
-        self.lease: Lease = lease
-        self.job: Job = lease.job
-        self.state: S = state
-        self.stop_at: float | None = None  # time.monotonic() at which the run must have ended
-        self._reporter: Reporter = reporter or _Detached()
-        self._stop_reason: Callable[[], BaseException | None] = _never
+    @property
+    def job(self) -> Job:
+        """What was enqueued."""
+        return self.lease.job
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -151,25 +162,17 @@ class Context(Generic[S]):
         Handlers on the loop are cancelled anyway; those in threads cannot be stopped from
         outside and should ask, or call `check`, in their loops.
         """
-        return self._stop_reason() is not None
+        return self._reporter.stop_reason() is not None
 
     def check(self) -> None:
         """Raise the reason when the run should stop; for handlers that run in a thread."""
-        reason = self._stop_reason()
+        reason = self._reporter.stop_reason()
         if reason is not None:
             raise reason
-
-    def watch(self, stop_reason: Callable[[], BaseException | None]) -> None:
-        """The worker's side of `should_stop`."""
-        self._stop_reason = stop_reason
 
 
 def _encode(cursor: object) -> bytes:
     return codec.encode(cursor, compress_above_bytes=None, what="saved cursor").data
-
-
-def _never() -> BaseException | None:
-    return None
 
 
 CURRENT: ContextVar[Context[Any]] = ContextVar("ropeway_current_job")

@@ -51,6 +51,7 @@ class Parameters:
         self._names = tuple(signature.parameters)
         self._plain = kinds <= {_POSITIONAL, _KEYWORD}
         self._all_required = all(_is_required(parameter) for parameter in parameters)
+        self._decoders: dict[str, Callable[[bytes], msgspec.Struct]] = {}  # by codec, once used
 
     @classmethod
     def of(cls, func: Callable[..., object], *, skip_first: bool = False) -> Self:
@@ -154,13 +155,24 @@ class Parameters:
 
         Raises `CodecError` for broken bytes, and for missing, unknown and misfit arguments.
         """
-        payload = codecs.decode(
-            data, codec, self._payload, limit_bytes=limit_bytes, what=self._what
-        )
-        given = self._given(payload)
+        given = self._given(self._read(data, codec, limit_bytes))
         if self._plain:
             return (), given
         return self._to_call(given)
+
+    def _read(self, data: bytes, codec: str, limit_bytes: int) -> msgspec.Struct:
+        """The payload; every job takes the short way, and what it cannot read the long one."""
+        if len(data) <= limit_bytes:
+            try:
+                return self._decoders[codec](data)
+            except Exception:  # noqa: BLE001, S110 - the long way says what is wrong
+                pass
+        payload = codecs.decode(
+            data, codec, self._payload, limit_bytes=limit_bytes, what=self._what
+        )
+        if codec == "json" or codec == "msgpack":
+            self._decoders[codec] = codecs.decoder(codec, self._payload, what=self._what)
+        return payload
 
     def values(
         self, args: Sequence[object], kwargs: Mapping[str, object], *, codec: Format = "json"

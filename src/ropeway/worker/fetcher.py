@@ -135,7 +135,7 @@ class Fetcher:
             crash.point("worker.settling")
             try:
                 answers, leases = await self._broker.exchange(
-                    [outcome for _, outcome in items],
+                    items.outcomes,
                     self.queues,
                     worker=options.id,
                     limit=limit,
@@ -168,14 +168,11 @@ class Fetcher:
         fence_at_ms = began_ms + self._options.lease_ms
         now_ms = self._runner.now_ms()
         saves = self._saves
-        runs = [
-            Run(lease, saves=saves, reserved_at_ms=now_ms, fence_at_ms=fence_at_ms)
-            for lease in leases
-        ]
+        runs = [Run(lease, saves, now_ms, fence_at_ms) for lease in leases]
         self._held.update(runs)
-        if any(lease.crashes for lease in leases):
-            self._suspects.extend(run for run in runs if run.lease.suspect)
-            runs = [run for run in runs if not run.lease.suspect]
+        if leases[0].suspect:  # then it is the only one
+            self._suspects.extend(runs)
+            runs = []
         if self.quiet:  # the answer to a call that began before
             self._runner.feed(runs)
             self.be_quiet()

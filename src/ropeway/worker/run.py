@@ -11,10 +11,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final, Literal, Protocol
 
+import msgspec
+
 from ropeway.definition import Definition
 from ropeway.errors import SoftTimeout, Stop
 from ropeway.job import JobRef, Lease, Progress
-from ropeway.outcome import Settled
 
 LINES_KEPT: Final = 1_000
 """Lines of one job that wait for the next beat; older ones are dropped, as in the store."""
@@ -54,7 +55,7 @@ class SaveQueue(Protocol):
         ...
 
 
-class Run:
+class Run(msgspec.Struct, eq=False):
     """A lease in this worker's hands, from reserve to settle.
 
     Attributes:
@@ -62,34 +63,25 @@ class Run:
             from the start of the request that got or prolonged it.
         soft_at_ms, hard_at_ms: the limits of the run on the same clock; None without one.
         reason: why the run must stop, once it must.
-        started: the handler was called, so the lease cannot be handed back as unrun.
         slot: the task that runs the handler on the loop, while it does.
         interrupt: stops a handler that runs elsewhere, while one does.
-        answered: done with the broker's answer, for one who waits for it.
 
     """
 
-    # Defaults live in the class: a run that needs none of them sets four attributes, not twenty.
+    lease: Lease
+    _saves: SaveQueue
+    reserved_at_ms: int
+    fence_at_ms: int
     definition: Definition | None = None
     soft_at_ms: int | None = None
     hard_at_ms: int | None = None
     hard_limit: Literal["timeout", "deadline"] = "timeout"
     reason: Stop | None = None
-    started = False
     slot: asyncio.Task[None] | None = None
     interrupt: Callable[[Stop], None] | None = None
-    answered: asyncio.Future[Settled] | None = None
     pending_progress: Progress | None = None
     pending_save: tuple[bytes, Future[None]] | None = None
     lines: deque[tuple[str, str]] | None = None
-
-    def __init__(
-        self, lease: Lease, *, saves: SaveQueue, reserved_at_ms: int, fence_at_ms: int
-    ) -> None:
-        self.lease = lease
-        self.reserved_at_ms = reserved_at_ms
-        self.fence_at_ms = fence_at_ms
-        self._saves = saves
 
     def __repr__(self) -> str:
         return f"<Run {self.lease.job.task} {self.lease.job.id} attempt {self.lease.attempt}>"
@@ -98,6 +90,11 @@ class Run:
     def label(self) -> dict[str, str]:
         """What log records about this run carry."""
         return {"job_id": self.lease.job.id, "task": self.lease.job.task}
+
+    @property
+    def has_words(self) -> bool:
+        """Whether there is something to report before the outcome."""
+        return self.pending_progress is not None or bool(self.lines)
 
     @property
     def is_stopping(self) -> bool:

@@ -17,7 +17,7 @@ from ropeway.runtime import Runtime
 from ropeway.worker.handlers import ending
 from ropeway.worker.handlers.calls import Calls, Rest
 from ropeway.worker.run import Run, ShuttingDown, Stop
-from ropeway.worker.settler import Settler
+from ropeway.worker.settler import Items, Settler
 
 _log = logging.getLogger("ropeway.worker")
 
@@ -135,43 +135,56 @@ class Runner:
 
     async def _slot(self) -> None:
         me = cast("asyncio.Task[None]", asyncio.current_task())
-        now_ms = self.now_ms()
-        turn_until_ms = now_ms + TURN_MS
+        turn_until_ms = self.now_ms() + TURN_MS
         try:
             while len(self._slots) <= self.concurrency:
                 if not self._buffer:
                     idle = asyncio.get_running_loop().create_future()
                     self._idle.append(idle)
                     await idle
-                    turn_until_ms = (now_ms := self.now_ms()) + TURN_MS
-                    continue
-                run = self._buffer.popleft()
-                if run.fence_at_ms > now_ms:
-                    rest = self._begin(run)
-                    if rest is not None:
-                        await self._go_on(run, rest, me)
-                else:  # this process stood still: somebody else may run the job by now
-                    self._settler.put(run, Release(lease=run.lease))
-                if self.on_room is not None and len(self._buffer) <= self.room_at:
-                    self.on_room()
-                now_ms = self.now_ms()
-                if now_ms >= turn_until_ms:
+                elif self.now_ms() >= turn_until_ms:
                     await asyncio.sleep(0)
-                    turn_until_ms = (now_ms := self.now_ms()) + TURN_MS
+                else:
+                    waiting = self._begin_some(turn_until_ms)
+                    if waiting is None:
+                        continue
+                    await self._go_on(*waiting, me)
+                turn_until_ms = self.now_ms() + TURN_MS
         finally:
             self._slots.pop(me, None)
 
-    def _begin(self, run: Run) -> Rest | None:
-        """Begin a run; what is left of it if it has to wait for something."""
-        self._running[run] = None
-        try:
-            outcome = self._calls.begin(run)
-        except Exception:  # noqa: BLE001 - nor may a bug of our own end the worker
-            outcome = _of_own_fault(run)
-        if callable(outcome):
-            return outcome
-        self._end(run, outcome)
-        return None
+    def _begin_some(self, until_ms: int) -> tuple[Run, Rest] | None:
+        """Begin runs until one has to wait for something: it, and what is left of it.
+
+        None when no run is left or the time is over. Those that end at once, which is most of
+        them, are settled together.
+        """
+        buffer, begin, now = self._buffer, self._calls.begin, self.now_ms
+        ended = Items([], [])
+        waiting: tuple[Run, Rest] | None = None
+        while buffer and (now_ms := now()) < until_ms:
+            run = buffer.popleft()
+            if run.fence_at_ms <= now_ms:  # this process stood still: somebody else may run it
+                self._settler.put(run, Release(lease=run.lease))
+                continue
+            try:
+                outcome = begin(run)
+            except Exception:  # noqa: BLE001 - nor may a bug of our own end the worker
+                outcome = _of_own_fault(run)
+            if callable(outcome):
+                waiting = run, outcome
+                self._running[run] = None
+                break
+            if outcome is None or run.has_words:
+                self._settle(run, outcome)
+                self.ended += 1
+            else:
+                ended.add(run, outcome)
+        self.ended += len(ended)
+        self._tell_of_room()  # first: the outcomes can go with the call that fetches more
+        if ended.runs:
+            self._settler.put_all(ended)
+        return waiting
 
     async def _go_on(self, run: Run, rest: Rest, slot: "asyncio.Task[None]") -> None:
         """Wait for the rest of a run, and let others begin meanwhile."""
@@ -179,17 +192,17 @@ class Runner:
             self._wake(len(self._buffer))
         try:
             outcome = await rest(slot)
-        except Exception:  # noqa: BLE001 - see `_begin`
+        except Exception:  # noqa: BLE001 - see `_begin_some`
             outcome = _of_own_fault(run)
-        except BaseException:
+        finally:
             self._running.pop(run, None)
-            raise
-        self._end(run, outcome)
-
-    def _end(self, run: Run, outcome: Outcome | None) -> None:
-        del self._running[run]
         self.ended += 1
+        self._tell_of_room()
         self._settle(run, outcome)
+
+    def _tell_of_room(self) -> None:
+        if self.on_room is not None and len(self._buffer) <= self.room_at:
+            self.on_room()
 
     def _settle(self, run: Run, outcome: Outcome | None) -> None:
         if outcome is None:

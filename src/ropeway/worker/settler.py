@@ -6,7 +6,8 @@ A lone outcome goes out at once. Under load, outcomes gather for a millisecond o
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from ropeway import crash
@@ -25,7 +26,34 @@ GATHER_MS: Final = 1
 GATHER_MAX: Final = 100
 BATCH_MAX: Final = 1_000
 
-Item = tuple[Run, Outcome]
+
+class Items:
+    """Outcomes and the runs that they end, by position."""
+
+    __slots__ = ("outcomes", "runs")
+
+    def __init__(self, runs: list[Run], outcomes: list[Outcome]) -> None:
+        self.runs = runs
+        self.outcomes = outcomes
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __iter__(self) -> Iterator[tuple[Run, Outcome]]:
+        return zip(self.runs, self.outcomes, strict=True)
+
+    def __getitem__(self, part: slice) -> "Items":
+        return Items(self.runs[part], self.outcomes[part])
+
+    def add(self, run: Run, outcome: Outcome) -> None:
+        """Add one."""
+        self.runs.append(run)
+        self.outcomes.append(outcome)
+
+    def extend(self, other: "Items") -> None:
+        """Add all of another one."""
+        self.runs += other.runs
+        self.outcomes += other.outcomes
 
 
 class Settler:
@@ -44,8 +72,9 @@ class Settler:
         self._outage = outage
         self._runtime = runtime
         self._clock = runtime.clock
-        self._items: list[Item] = []
-        self._talkative: list[Item] = []  # their reports go out first, so not by `exchange`
+        self._items = Items([], [])
+        self._talkative = Items([], [])  # their reports go out first, so not by `exchange`
+        self._answered: dict[Run, asyncio.Future[Settled]] = {}  # those who wait for the answer
         self._wake = asyncio.Event()
         self._sent_at_ms = 0
         self._in_flight = 0
@@ -60,52 +89,62 @@ class Settler:
 
     def put(self, run: Run, outcome: Outcome) -> None:
         """Settle this soon."""
-        is_talkative = run.pending_progress is not None or run.lines
-        (self._talkative if is_talkative else self._items).append((run, outcome))
+        (self._talkative if run.has_words else self._items).add(run, outcome)
+        self._wake.set()
+
+    def put_all(self, items: Items) -> None:
+        """Settle these soon; none of the runs has words."""
+        self._items.extend(items)
         self._wake.set()
 
     async def put_and_wait(self, run: Run, outcome: Outcome) -> Settled:
         """Settle this and return the broker's answer, however long that takes."""
-        run.answered = asyncio.get_running_loop().create_future()
+        answered = self._answered[run] = asyncio.get_running_loop().create_future()
         self.put(run, outcome)
-        return await run.answered
+        try:
+            return await answered
+        finally:
+            self._answered.pop(run, None)
 
     def drop(self, run: Run) -> None:
         """Let go of a run without a word: its lease is lost, or is to expire."""
         self._held.discard(run)
         self._tell()
 
-    def take(self) -> list[Item]:
+    def take(self) -> Items:
         """Outcomes for the fetcher's exchange; give them back by `answered` or `not_sent`."""
         items, self._items = self._items[:BATCH_MAX], self._items[BATCH_MAX:]
         self._in_flight += len(items)
         return items
 
-    def answered(self, items: Sequence[Item], answers: Sequence[Settled]) -> None:
+    def answered(self, items: Items, answers: Sequence[Settled]) -> None:
         """Note what the broker said to outcomes that were taken."""
         self._in_flight -= len(items)
         self._sent_at_ms = self._clock.mono_ms()
-        for (run, outcome), answer in zip(items, answers, strict=True):
-            self._held.discard(run)
-            if answer is Settled.LOST:
-                _log.warning(
-                    "the lease was lost before the outcome (%s) was stored; the job runs again",
-                    type(outcome).__name__.lower(),
-                    extra=run.label,
-                )
-            elif type(outcome) is Ack:
-                self.processed += 1
-            elif isinstance(outcome, Retry | Bury):
-                self.processed += 1
-                self.failed += 1
-            if run.answered is not None and not run.answered.done():
-                run.answered.set_result(answer)
+        self._held.difference_update(items.runs)
+        counted = items.outcomes
+        if answers.count(Settled.LOST):
+            for (run, outcome), answer in zip(items, answers, strict=True):
+                if answer is Settled.LOST:
+                    _warn_of_loss(run, outcome)
+            pairs = zip(items.outcomes, answers, strict=True)
+            counted = [outcome for outcome, answer in pairs if answer is not Settled.LOST]
+        kinds = Counter(map(type, counted))
+        failed = kinds[Retry] + kinds[Bury]
+        self.processed += kinds[Ack] + failed
+        self.failed += failed
+        if self._answered:
+            for run, answer in zip(items.runs, answers, strict=True):
+                waiting = self._answered.get(run)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(answer)
         self._tell()
 
-    def not_sent(self, items: Sequence[Item]) -> None:
+    def not_sent(self, items: Items) -> None:
         """Take back outcomes whose exchange failed: they are settled by the own loop."""
         self._in_flight -= len(items)
-        self._items[:0] = items
+        items.extend(self._items)
+        self._items = items
         self._wake.set()
 
     async def run(self) -> None:
@@ -135,12 +174,11 @@ class Settler:
     async def _flush(self) -> None:
         while self._talkative or self._items:
             if self._talkative:
-                talkative, self._talkative = self._talkative, []
+                talkative, self._talkative = self._talkative, Items([], [])
                 self._in_flight += len(talkative)
-                runs = [run for run, _ in talkative]
                 try:
                     await send_reports(
-                        self._broker, runs, lease_ms=self._lease_ms, clock=self._clock
+                        self._broker, talkative.runs, lease_ms=self._lease_ms, clock=self._clock
                     )
                 finally:  # only now: the fetcher's exchange would settle them before their reports
                     self._in_flight -= len(talkative)
@@ -148,7 +186,7 @@ class Settler:
             items = self.take()
             crash.point("worker.settling")
             try:
-                answers = await self._broker.settle([outcome for _, outcome in items])
+                answers = await self._broker.settle(items.outcomes)
             except BrokerError:
                 self.not_sent(items)
                 raise
@@ -161,14 +199,15 @@ class Settler:
                 self._outage.worked()
                 self.answered(items, answers)
 
-    async def _one_by_one(self, items: Sequence[Item]) -> None:
+    async def _one_by_one(self, items: Items) -> None:
         """Find the outcome that the broker cannot take; the others must not suffer for it."""
         for place, (run, outcome) in enumerate(items):
+            one = items[place : place + 1]
             self._in_flight += 1
             try:
-                answers = await self._broker.settle([outcome])
+                answers = await self._broker.settle(one.outcomes)
             except BrokerError:
-                self.not_sent([(run, outcome)])
+                self.not_sent(one)
                 self._items.extend(items[place + 1 :])
                 raise
             except Exception as error:  # noqa: BLE001 - see above
@@ -180,8 +219,16 @@ class Settler:
                     failure = failure_of(run.lease, error, runtime=self._runtime)
                     self.put(run, Bury(lease=run.lease, failure=failure, reason="bad outcome"))
             else:
-                self.answered([(run, outcome)], answers)
+                self.answered(one, answers)
 
     def _tell(self) -> None:
         if self.on_settled is not None:
             self.on_settled()
+
+
+def _warn_of_loss(run: Run, outcome: Outcome) -> None:
+    _log.warning(
+        "the lease was lost before the outcome (%s) was stored; the job runs again",
+        type(outcome).__name__.lower(),
+        extra=run.label,
+    )

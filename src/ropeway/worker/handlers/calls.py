@@ -103,9 +103,7 @@ class Calls:
         self, run: Run, definition: Definition, arguments: Arguments
     ) -> Outcome | Rest | None:
         lease = run.lease
-        context: Context[Any] = Context(lease, state=self._state, reporter=run)
-        context.watch(run.stop_reason)
-        run.started = True
+        context: Context[Any] = Context(lease, self._state, run)
         limited = self._set_limits(run, context, definition)
         args, kwargs = arguments
         if definition.wants_ctx:
@@ -115,13 +113,14 @@ class Calls:
             scope.run(CURRENT.set, context)
             return partial(self._elsewhere, run, definition, scope, (args, kwargs))
         try:
-            coroutine, awaited = scope.run(drive.begin, definition.func, context, args, kwargs)
-        except StopIteration as done:
-            outcome = ending.of_result(lease, definition, done.value, runtime=self._runtime)
+            coroutine, found = scope.run(drive.begin, definition.func, context, args, kwargs)
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything
             outcome = self._of_error(run, definition, error)
         else:
-            return partial(self._on_loop, run, definition, drive.finish(coroutine, scope, awaited))
+            if coroutine is not None:
+                rest = drive.finish(coroutine, scope, found)
+                return partial(self._on_loop, run, definition, rest)
+            outcome = ending.of_result(lease, definition, found, runtime=self._runtime)
         if limited:
             self._deadlines.forget(run)
         return outcome

@@ -67,6 +67,18 @@ class _Pipe:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._lock = threading.Lock()
+        self.request: RunJob | None = None
+
+    def stop_reason(self) -> BaseException | None:
+        """By the clock alone: for anything else the worker kills this process."""
+        now, request = time.monotonic(), self.request
+        if request is None:
+            return None
+        if request.stop_at is not None and now >= request.stop_at:
+            return HardTimeout("the run went past its timeout", limit="timeout")
+        if request.soft_at is not None and now >= request.soft_at:
+            return SoftTimeout("the task's soft time limit has passed")
+        return None
 
     def progress(self, lease: Lease, progress: Progress) -> None:  # noqa: ARG002
         self.send(messages.SetProgress(progress.fraction, progress.note))
@@ -107,9 +119,8 @@ def _serve(request: RunJob, pipe: _Pipe, worker: int) -> Ended:
         return messages.Unfit("bad payload", str(error))
     except Exception as error:  # noqa: BLE001 - importing the module runs the user's code
         return _raised(error)
-    context: Context[Any] = Context(request.lease, state=None, reporter=pipe)
-    context.stop_at = request.stop_at
-    context.watch(_clock_of(request))
+    context: Context[Any] = Context(request.lease, None, pipe, request.stop_at)
+    pipe.request = request
     token = CURRENT.set(context)
     # The request may have waited in the pipe while this process was starting, and nobody holds
     # the lease of a worker that has died meanwhile.
@@ -161,20 +172,6 @@ def _raised(error: BaseException) -> Ended:
                 message=_text_of(error),
                 traceback=_traceback_of(error),
             )
-
-
-def _clock_of(request: RunJob) -> Callable[[], BaseException | None]:
-    """`should_stop` by the clock alone: for anything else the worker kills this process."""
-
-    def stop_reason() -> BaseException | None:
-        now = time.monotonic()
-        if request.stop_at is not None and now >= request.stop_at:
-            return HardTimeout("the run went past its timeout", limit="timeout")
-        if request.soft_at is not None and now >= request.soft_at:
-            return SoftTimeout("the task's soft time limit has passed")
-        return None
-
-    return stop_reason
 
 
 def _text_of(error: BaseException) -> str:

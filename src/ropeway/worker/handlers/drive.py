@@ -21,20 +21,23 @@ def begin(
     context: Context[Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-) -> tuple[Coroutine[Any, Any, Any], Any]:
+) -> tuple[Coroutine[Any, Any, Any] | None, Any]:
     """Call the handler and make its first step; run it inside the job's scope.
 
     Returns:
-        The coroutine and what it waits for, both for `finish`.
+        The coroutine and what it waits for, both for `finish`; None and its result when it has
+        returned already.
 
     Raises:
-        StopIteration: the coroutine has returned already; `value` is its result.
         BaseException: whatever the handler raised.
 
     """
     _set_current(context)
     coroutine = func(*args, **kwargs)
-    return coroutine, coroutine.send(None)
+    try:
+        return coroutine, coroutine.send(None)
+    except StopIteration as done:
+        return None, done.value
 
 
 @types.coroutine

@@ -43,6 +43,9 @@ def of_result(
         return outcome.Ack(lease=lease)
     if isinstance(value, verdict.Verdict):
         return of_error(lease, definition, value, runtime=runtime)
+    data = codec.encode_small(value, definition.codec, limit_bytes=definition.result_max_bytes)
+    if data is not None:
+        return outcome.Ack(lease=lease, result=data, result_codec=definition.codec)
     try:
         encoded = codec.encode(
             value,
