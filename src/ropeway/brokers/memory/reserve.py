@@ -31,34 +31,29 @@ class _Call:
 
     def take(self, queue: str, places: int) -> int:
         """Hand out up to `places` jobs of one queue; how many."""
-        promote(self.state, queue, 2 * self.limit, self.now_ms)
+        state, table = self.state, self.state.table
+        worker, until_ms, now_ms = self.worker, self.lease_until_ms, self.now_ms
+        promote(state, queue, 2 * self.limit, now_ms)
         taken: list[Row] = []
-        while len(taken) < places and (row := self.next(queue, alone=not (self.taken or taken))):
-            token, until_ms = self.state.token, self.lease_until_ms
-            lifecycle.start_in_place(row.status, self.worker, token, until_ms, self.now_ms)
-            taken.append(row)
-            if row.status.crashes and _suspect(row):
-                break
-        if taken:
-            table, until_ms = self.state.table, self.lease_until_ms
-            table.started(queue, taken, until_ms=until_ms, now_ms=self.now_ms)
-            self.taken += taken
-        return len(taken)
-
-    def next(self, queue: str, *, alone: bool) -> Row | None:
-        """Take out the next job to be started, burying those that are overdue."""
-        table = self.state.table
-        while (row := table.take_ready(queue)) is not None:
-            if row.status.crashes and _suspect(row) and not alone:
+        while len(taken) < places and (row := table.take_ready(queue)) is not None:
+            suspect = bool(row.status.crashes) and _suspect(row)
+            if suspect and (taken or self.taken):
                 self.passed_over = self.passed_over or queue
                 table.put_back(row)
-                return None
-            late = lifecycle.overdue(row.job, now_ms=self.now_ms)
-            if late is None:
-                return row
-            status = lifecycle.bury_overdue(row.status, reason=late, now_ms=self.now_ms)
-            table.put(row, status, now_ms=self.now_ms)
-        return None
+                break
+            late = lifecycle.overdue(row.job, now_ms=now_ms)
+            if late is not None:
+                status = lifecycle.bury_overdue(row.status, reason=late, now_ms=now_ms)
+                table.put(row, status, now_ms=now_ms)
+                continue
+            lifecycle.start_in_place(row.status, worker, state.token, until_ms, now_ms)
+            taken.append(row)
+            if suspect:
+                break
+        if taken:
+            table.started(queue, taken, until_ms=until_ms, now_ms=now_ms)
+            self.taken += taken
+        return len(taken)
 
 
 def reserve(state: State, queues: Queues, *, worker: str, limit: int, lease_ms: int) -> list[Lease]:

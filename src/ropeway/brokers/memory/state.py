@@ -28,7 +28,8 @@ class State:
         self.seq = 0
         self.token = 0
         self.event_seq = 0
-        self.calls: OrderedDict[str, tuple[int, list[Enqueued]]] = OrderedDict()
+        # When a call came, and its answers unless every job of it was stored.
+        self.calls: OrderedDict[str, tuple[int, list[Enqueued] | None]] = OrderedDict()
         self.paused: set[str] = set()
         self.shares: dict[tuple[tuple[str, int], ...], Shares] = {}
         self.workers: dict[str, WorkerInfo] = {}
