@@ -61,10 +61,11 @@ def run_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
         work.close()
         raise Disconnected(_ENDED) from None
     try:
-        while not concurrent.futures.wait((future,), _LOOK_S).done:
-            if loop.is_closed():  # before it took up this call: nobody will ever answer
-                work.close()
-                raise Disconnected(_ENDED)
+        while not concurrent.futures.wait((future,), _LOOK_S).done and not loop.is_closed():
+            pass
+        if not future.done():  # the loop ended before it took up this call
+            work.close()
+            future.cancel()
         return future.result()
     except concurrent.futures.CancelledError:
         raise Disconnected(_ENDED) from None

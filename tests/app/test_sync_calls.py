@@ -128,7 +128,7 @@ def test_a_call_that_waits_when_the_app_closes_says_so(script_app):
             thread = threading.Thread(target=wait_for_ever, args=(await words.enqueue("a"),))
             before = asyncio.all_tasks()
             thread.start()
-            while asyncio.all_tasks() <= before:  # until the thread's call is here
+            while asyncio.all_tasks() <= before:  # noqa: ASYNC110 - until the thread's call is here
                 await asyncio.sleep(0.001)
             waiting.append(thread)
 

@@ -41,7 +41,7 @@ class Table:
         self._leases = Calendar()
         self._prune = Calendar()
         self._completed: defaultdict[str, deque[Row]] = defaultdict(deque)
-        self.holders = Holders()
+        self.holders: Holders = Holders()
         self._lines = Lines(self._push_ready)
 
     # ------------------------------------------------------------------ rows
