@@ -1,6 +1,6 @@
 """Where time comes from: a wall clock for schedules, a monotonic one for leases and timeouts."""
 
-import time
+from time import monotonic_ns, time_ns
 from typing import Protocol
 
 
@@ -21,11 +21,11 @@ class SystemClock:
 
     def wall_ms(self) -> int:
         """See `Clock`."""
-        return time.time_ns() // 1_000_000
+        return time_ns() // 1_000_000
 
     def mono_ms(self) -> int:
         """See `Clock`."""
-        return time.monotonic_ns() // 1_000_000
+        return monotonic_ns() // 1_000_000
 
 
 SYSTEM_CLOCK = SystemClock()

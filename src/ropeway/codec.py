@@ -198,7 +198,7 @@ def deserialize(data: bytes, codec: str, type_: Any, what: str) -> Any:
         raise CodecError(f"{what}: {error}") from error
 
 
-def decoder(codec: Format, type_: Any, *, what: str) -> Callable[[bytes], Any]:
+def decoder(codec: str, type_: Any, *, what: str) -> Callable[[bytes], Any]:
     """A function from plain bytes to `type_`; what it raises does not say what is wrong.
 
     Where it raises, `decode` says it. Raises `ConfigError` as `decode` does.

@@ -155,7 +155,10 @@ class Parameters:
 
         Raises `CodecError` for broken bytes, and for missing, unknown and misfit arguments.
         """
-        given = self._given(self._read(data, codec, limit_bytes))
+        payload = self._read(data, codec, limit_bytes)
+        if self._plain and self._all_required:
+            return (), msgspec.structs.asdict(payload)
+        given = self._given(payload)
         if self._plain:
             return (), given
         return self._to_call(given)
@@ -170,7 +173,7 @@ class Parameters:
         payload = codecs.decode(
             data, codec, self._payload, limit_bytes=limit_bytes, what=self._what
         )
-        if codec == "json" or codec == "msgpack":
+        if codec in {"json", "msgpack"}:
             self._decoders[codec] = codecs.decoder(codec, self._payload, what=self._what)
         return payload
 

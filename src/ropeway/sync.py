@@ -15,6 +15,11 @@ from ropeway.errors import ConfigError, Disconnected
 
 T = TypeVar("T")
 
+_LOOK_S = 1.0  # between two looks whether the loop is still there
+_ENDED = (
+    "the event loop that serves this app ended while a call from another thread waited for it; "
+    "keep `async with app:` open as long as its threads need it"
+)
 _CLOSE_S = 5.0  # for each of the two steps of an end
 
 
@@ -50,14 +55,20 @@ def run_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         Disconnected: the loop ended while the caller waited.
     """
-    future = asyncio.run_coroutine_threadsafe(work, loop)
     try:
+        future = asyncio.run_coroutine_threadsafe(work, loop)
+    except RuntimeError:  # the loop is closed
+        work.close()
+        raise Disconnected(_ENDED) from None
+    try:
+        while not concurrent.futures.wait((future,), _LOOK_S).done and not loop.is_closed():
+            pass
+        if not future.done():  # the loop ended before it took up this call
+            work.close()
+            future.cancel()
         return future.result()
     except concurrent.futures.CancelledError:
-        raise Disconnected(
-            "the event loop that serves this app ended while a call from another thread waited "
-            "for it; keep `async with app:` open as long as its threads need it"
-        ) from None
+        raise Disconnected(_ENDED) from None
     except BaseException:
         future.cancel()
         raise

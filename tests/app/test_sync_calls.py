@@ -5,13 +5,17 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ropeway import ConfigError, Filter, Ropeway, State
 from ropeway.errors import Disconnected
 from ropeway.outcome import Ack
+from ropeway.sync import run_on
 
 
 @pytest.fixture
@@ -113,17 +117,18 @@ def test_a_call_that_waits_when_the_app_closes_says_so(script_app):
     app, words = script_app
     failed: list[BaseException] = []
 
-    def wait_for_ever() -> None:
+    def wait_for_ever(handle: Any) -> None:
         try:
-            words.enqueue_sync("a").result_sync()
+            handle.result_sync()
         except (Disconnected, ConfigError) as error:
             failed.append(error)
 
     async def main() -> None:
         async with app:
-            thread = threading.Thread(target=wait_for_ever)
+            thread = threading.Thread(target=wait_for_ever, args=(await words.enqueue("a"),))
+            before = asyncio.all_tasks()
             thread.start()
-            while await app.jobs.count() == 0:  # noqa: ASYNC110
+            while asyncio.all_tasks() <= before:  # noqa: ASYNC110 - until the thread's call is here
                 await asyncio.sleep(0.001)
             waiting.append(thread)
 
@@ -131,6 +136,19 @@ def test_a_call_that_waits_when_the_app_closes_says_so(script_app):
     asyncio.run(main())
     waiting[0].join(10)
     assert failed
+
+
+def test_a_call_that_comes_while_the_loop_ends_does_not_wait_for_ever():
+    loop = asyncio.new_event_loop()
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(run_on, loop, asyncio.sleep(0))
+        while not loop._ready:  # type: ignore[attr-defined]
+            time.sleep(0.001)
+        loop.close()  # the call is there, and nobody runs it any more
+        with pytest.raises(Disconnected, match="event loop"):
+            call.result(10)
+    with pytest.raises(Disconnected, match="event loop"):
+        run_on(loop, asyncio.sleep(0))
 
 
 def test_an_app_whose_loop_was_abandoned_can_be_opened_again(script_app):

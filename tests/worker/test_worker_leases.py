@@ -12,9 +12,12 @@ from worker_bench import SOON_S, Bench, until
 
 from ropeway.action import CancelJob
 from ropeway.broker import Signal
+from ropeway.brokers.memory import MemoryBroker
 from ropeway.context import Context
 from ropeway.job import JobRef, State
+from ropeway.runtime import Runtime
 from ropeway.testing.faults import FlakyBroker
+from ropeway.testing.simulation.loop import HostClock, VirtualLoop
 from ropeway.worker import Ended
 
 pytestmark = pytest.mark.anyio
@@ -78,23 +81,31 @@ async def test_a_lost_lease_cancels_the_handler_and_settles_nothing(bench: Bench
         assert flaky.calls["settle"] == 0
 
 
-async def test_a_worker_that_cannot_prolong_stops_its_handlers_before_the_lease_ends(
-    bench: Bench,
-) -> None:
-    held = hold(bench)
-    ref = await bench.put("hold")
-    flaky = FlakyBroker(bench.broker)
-    async with bench.working(lease_ms=500, broker=flaky.store):
-        await until(lambda: held.started)
-        flaky.is_down = True
-        down_at = time.monotonic()
-        await until(lambda: held.cancelled)
-        assert time.monotonic() - down_at < 0.5
-        assert (await bench.record(ref)).status.state is State.RUNNING
-        flaky.is_down = False
-        held.go.set()
-        await bench.reaches(ref, State.COMPLETED)
-    assert (await bench.record(ref)).status.attempt == 1
+def test_a_worker_that_cannot_prolong_stops_its_handlers_before_the_lease_ends() -> None:
+    loop = VirtualLoop()
+    clock = HostClock(loop)
+
+    async def scenario() -> None:
+        bench = Bench(MemoryBroker(clock=clock))
+        await bench.broker.open()
+        held = hold(bench)
+        ref = await bench.put("hold")
+        flaky = FlakyBroker(bench.broker)
+        runtime = Runtime(clock=clock, start_thread=None)
+        async with bench.working(lease_ms=500, broker=flaky.store, runtime=runtime):
+            await until(lambda: held.started)
+            flaky.is_down = True
+            down_at_ms = clock.mono_ms()
+            await until(lambda: held.cancelled)
+            assert clock.mono_ms() - down_at_ms < 500
+            assert (await bench.record(ref)).status.state is State.RUNNING
+            flaky.is_down = False
+            held.go.set()
+            await bench.reaches(ref, State.COMPLETED)
+        assert (await bench.record(ref)).status.attempt == 1
+
+    loop.run_until_complete(scenario())
+    loop.close()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -11,7 +11,7 @@ from ropeway.broker import JobStore
 from ropeway.definition import Definition
 from ropeway.job import Job, JobRecord, JobRef, State
 from ropeway.retry import Backoff, RetryPolicy
-from ropeway.runtime import new_id
+from ropeway.runtime import SYSTEM, new_id
 from ropeway.signature import Parameters
 from ropeway.worker import Ended, Worker, WorkerOptions
 
@@ -67,8 +67,15 @@ class Bench:
     def worker(self, **options: Any) -> Worker:
         broker = options.pop("broker", self.broker)
         lifespan = options.pop("lifespan", None)
+        runtime = options.pop("runtime", SYSTEM)
         options = {"lease_ms": 1_000, "grace_ms": 2_000, **options}
-        return Worker(broker, self.tasks, options=WorkerOptions(**options), lifespan=lifespan)
+        return Worker(
+            broker,
+            self.tasks,
+            options=WorkerOptions(**options),
+            lifespan=lifespan,
+            runtime=runtime,
+        )
 
     async def burst(self, **options: Any) -> Ended:
         return await self.worker(burst=True, **options).run()

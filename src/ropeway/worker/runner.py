@@ -160,7 +160,8 @@ class Runner:
         them, are settled together.
         """
         buffer, begin, now = self._buffer, self._calls.begin, self.now_ms
-        ended = Items([], [])
+        runs: list[Run] = []
+        outcomes: list[Outcome] = []
         waiting: tuple[Run, Rest] | None = None
         while buffer and (now_ms := now()) < until_ms:
             run = buffer.popleft()
@@ -175,15 +176,16 @@ class Runner:
                 waiting = run, outcome
                 self._running[run] = None
                 break
-            if outcome is None or run.has_words:
+            if outcome is None or run.pending_progress is not None or run.lines:
                 self._settle(run, outcome)
                 self.ended += 1
             else:
-                ended.add(run, outcome)
-        self.ended += len(ended)
+                runs.append(run)
+                outcomes.append(outcome)
+        self.ended += len(runs)
         self._tell_of_room()  # first: the outcomes can go with the call that fetches more
-        if ended.runs:
-            self._settler.put_all(ended)
+        if runs:
+            self._settler.put_all(Items(runs, outcomes))
         return waiting
 
     async def _go_on(self, run: Run, rest: Rest, slot: "asyncio.Task[None]") -> None:

@@ -33,8 +33,8 @@ class Items:
     __slots__ = ("outcomes", "runs")
 
     def __init__(self, runs: list[Run], outcomes: list[Outcome]) -> None:
-        self.runs = runs
-        self.outcomes = outcomes
+        self.runs: list[Run] = runs
+        self.outcomes: list[Outcome] = outcomes
 
     def __len__(self) -> int:
         return len(self.runs)

@@ -15,7 +15,6 @@ from ropeway.action import Acted, Action, Answer
 from ropeway.broker import (
     WORKER_GONE_MS,
     Beat,
-    Capabilities,
     Enqueued,
     Entry,
     ExtendAnswer,
@@ -41,6 +40,7 @@ from ropeway.brokers.memory.reserve import (
 )
 from ropeway.brokers.memory.settle import append, extend, settle_all
 from ropeway.brokers.memory.state import CAPABILITIES, State
+from ropeway.capabilities import Capabilities
 from ropeway.clock import SYSTEM_CLOCK, Clock
 from ropeway.errors import BrokerError
 from ropeway.flow.rules import Rule, RuleInfo

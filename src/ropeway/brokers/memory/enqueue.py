@@ -20,13 +20,20 @@ def enqueue(state: State, jobs: Sequence[Job], *, call_id: str | None) -> list[E
     now_ms = state.wall.now_ms()
     _forget_calls(state, now_ms)
     if call_id is not None and call_id in state.calls:
-        return state.calls[call_id][1]
+        _, answers = state.calls[call_id]
+        return answers or _all_stored(jobs)
     _refuse(state, jobs)
     answers = [_enqueue_one(state, job, now_ms) for job in jobs]
     if call_id is not None:
-        state.calls[call_id] = (now_ms, answers)
+        # A repeated call brings the same jobs, so what is usual need not be kept for each.
+        kept = None if answers == _all_stored(jobs) else answers
+        state.calls[call_id] = (now_ms, kept)
     state.wake()
     return answers
+
+
+def _all_stored(jobs: Sequence[Job]) -> list[Enqueued]:
+    return [Enqueued(EnqueueAnswer.OK, job.id, job.queue) for job in jobs]
 
 
 def _forget_calls(state: State, now_ms: int) -> None:
@@ -85,7 +92,7 @@ def _enqueue_one(state: State, job: Job, now_ms: int, *, bounded: bool = True) -
     if table.at(job.id, job.queue) is not None:
         return Enqueued(EnqueueAnswer.DUPLICATE_ID, job.id, job.queue)
     if job.unique is not None:
-        holder = table.holder(job.queue, job.unique.key, now_ms=now_ms)
+        holder = table.holders.find(job.queue, job.unique.key, now_ms=now_ms)
         if holder is not None:
             replaced = job.unique.on_conflict == "replace" and operate.replace_words(
                 table, holder, job, now_ms=now_ms

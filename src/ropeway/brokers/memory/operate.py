@@ -43,7 +43,7 @@ def _taken(table: Table, row: Row, job: Job, action: Action, now_ms: int) -> str
         if other is not None and other is not row:
             return f"queue {job.queue!r} has a job of this id"
     if job.unique is not None and isinstance(action, (MoveJob, EditJob, RetryJob)):
-        holder = table.holder(job.queue, job.unique.key, now_ms=now_ms)
+        holder = table.holders.find(job.queue, job.unique.key, now_ms=now_ms)
         if holder is not None and holder is not row:
             return f"unique key {job.unique.key!r} is held by job {holder.job.id}"
     return ""

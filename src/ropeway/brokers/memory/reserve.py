@@ -36,40 +36,44 @@ class _Call:
 
     def take(self, queue: str, places: int) -> int:
         """Hand out up to `places` jobs of one queue; how many."""
-        promote(self.state, queue, 2 * self.limit, self.now_ms)
+        state, table = self.state, self.state.table
+        worker, until_ms, now_ms = self.worker, self.lease_until_ms, self.now_ms
+        promote(state, queue, 2 * self.limit, now_ms)
         places = min(places, self.room(queue))
         taken: list[Row] = []
-        while len(taken) < places and (row := self.next(queue, alone=not (self.taken or taken))):
-            token, until_ms = self.state.token, self.lease_until_ms
-            lifecycle.start_in_place(row.status, self.worker, token, until_ms, self.now_ms)
+        while len(taken) < places and self.may_park and (row := table.take_ready(queue)):
+            suspect = bool(row.status.crashes) and _suspect(row)
+            if suspect and (taken or self.taken):
+                self.passed_over = self.passed_over or queue
+                table.put_back(row)
+                break
+            if self.is_late(row) or (row.job.limits and self.is_held_back(row)):
+                continue
+            lifecycle.start_in_place(row.status, worker, state.token, until_ms, now_ms)
             taken.append(row)
-            if row.status.crashes and _suspect(row):
+            if suspect:
                 break
         if taken:
-            table, until_ms = self.state.table, self.lease_until_ms
-            table.started(queue, taken, until_ms=until_ms, now_ms=self.now_ms)
+            table.started(queue, taken, until_ms=until_ms, now_ms=now_ms)
             self.taken += taken
         return len(taken)
 
-    def next(self, queue: str, *, alone: bool) -> Row | None:
-        """Take out the next job to be started, burying those that are overdue."""
-        table = self.state.table
-        limits = table.flow.limits
-        while self.may_park and (row := table.take_ready(queue)) is not None:
-            if row.status.crashes and _suspect(row) and not alone:
-                self.passed_over = self.passed_over or queue
-                table.put_back(row)
-                return None
-            late = lifecycle.overdue(row.job, now_ms=self.now_ms)
-            if late is not None:
-                status = lifecycle.bury_overdue(row.status, reason=late, now_ms=self.now_ms)
-                table.put(row, status, now_ms=self.now_ms)
-            elif row.job.limits and (full := limits.start(row, self.now_ms)) is not None:
-                limits.park(row, full, self.now_ms)
-                self.may_park -= 1
-            else:
-                return row
-        return None
+    def is_late(self, row: Row) -> bool:
+        """Whether the row must not be started any more; then it is buried here."""
+        late = lifecycle.overdue(row.job, now_ms=self.now_ms)
+        if late is not None:
+            status = lifecycle.bury_overdue(row.status, reason=late, now_ms=self.now_ms)
+            self.state.table.put(row, status, now_ms=self.now_ms)
+        return late is not None
+
+    def is_held_back(self, row: Row) -> bool:
+        """Whether one of its limits refuses the row; then it is parked here. Else all are taken."""
+        limits = self.state.table.flow.limits
+        full = limits.start(row, self.now_ms)
+        if full is not None:
+            limits.park(row, full, self.now_ms)
+            self.may_park -= 1
+        return full is not None
 
     def room(self, queue: str) -> int:
         """How many jobs the queue's own limits let start."""

@@ -33,7 +33,8 @@ class State:
         self.token = 0
         self.cut_short = False  # the last reserve did not look at all jobs that it may hand out
         self.event_seq = 0
-        self.calls: OrderedDict[str, tuple[int, list[Enqueued]]] = OrderedDict()
+        # When a call came, and its answers unless every job of it was stored.
+        self.calls: OrderedDict[str, tuple[int, list[Enqueued] | None]] = OrderedDict()
         self.paused: set[str] = set()
         self.shares: dict[tuple[tuple[str, int], ...], Shares] = {}
         self.workers: dict[str, WorkerInfo] = {}

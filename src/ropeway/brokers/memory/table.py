@@ -12,7 +12,7 @@ from typing import Any, Final
 from ropeway import lifecycle
 from ropeway.brokers.memory.agenda import Agenda, Calendar
 from ropeway.brokers.memory.flow.control import Control
-from ropeway.brokers.memory.lines import Lines
+from ropeway.brokers.memory.keys import Holders, Lines
 from ropeway.brokers.memory.row import ReadyKey, Row, ready_key
 from ropeway.job import FINAL, WAITING, Job, JobRecord, JobRef, State, Status
 
@@ -42,7 +42,7 @@ class Table:
         self._leases = Calendar()
         self._prune = Calendar()
         self._completed: defaultdict[str, deque[Row]] = defaultdict(deque)
-        self._keys: dict[tuple[str, str], Row] = {}
+        self.holders: Holders = Holders()
         self._lines = Lines(self._push_ready)
         self.flow = Control()
 
@@ -54,9 +54,11 @@ class Table:
 
     def at(self, id_: str, queue: str | None) -> Row | None:
         """`find` without a ref, which takes longer to make than to look up."""
-        for row in self._by_id.get(id_, ()):
-            if queue is None or row.job.queue == queue:
-                return row
+        rows = self._by_id.get(id_)
+        if rows is not None:
+            for row in rows:
+                if queue is None or row.job.queue == queue:
+                    return row
         return None
 
     def newest_first(self, *, before_seq: int | None) -> Iterator[Row]:
@@ -88,7 +90,7 @@ class Table:
         """Replace a row's status (and words), and every index entry that follows from them."""
         old, words = row.status.state, row.job
         if job is not None and job is not words:
-            self._leave_key(row)
+            self.holders.leave(row)
             if (job.queue, job.ordering_key) != (row.job.queue, row.job.ordering_key):
                 self._lines.leave(row)
                 status = lifecycle.blocked(status, None)
@@ -118,7 +120,7 @@ class Table:
         self.flow.started(queue, rows, now_ms)
         for row in rows:
             if row.job.unique is not None:
-                self._update_key(row, now_ms)
+                self.holders.update(row, row.job.unique, now_ms)
             if row.job.ordering_key is not None:
                 self._lines.update(row)
 
@@ -144,7 +146,7 @@ class Table:
             del self._by_id[job.id]
         del self.by_seq[status.seq]
         self.counts[job.queue][status.state] -= 1
-        self._leave_key(row)
+        self.holders.leave(row)
         self._lines.leave(row)
         self.flow.gone(row)
         if status.state is not State.COMPLETED and job.id in self.children:
@@ -192,7 +194,7 @@ class Table:
         job, status = row.job, row.status
         state = status.state
         if job.unique is not None:
-            self._update_key(row, now_ms)
+            self.holders.update(row, job.unique, now_ms)
         if job.ordering_key is not None:
             self._lines.update(row)
         if state is State.AVAILABLE:
@@ -234,15 +236,16 @@ class Table:
         agenda = self._ready[queue]
         while (entry := agenda.pop()) is not None:
             key, row = entry
-            is_ready = _is_ready(key, row)
             if row.ready_key is key:
                 row.ready_key = None
-            if is_ready:
-                return row
+                if _is_ready(row):
+                    return row
         return None
 
     def put_back(self, row: Row) -> None:
-        """Return a job that was taken by `take_ready` and not started."""
+        """Return a job that was taken by `take_ready` and not started, or was parked."""
+        if row.job.ordering_key is not None:
+            self._lines.update(row)
         self._push_ready(row)
 
     def _leave_ready(self, row: Row) -> None:
@@ -252,7 +255,7 @@ class Table:
     def in_order(self, queue: str) -> list[Row]:
         """Every job that could be handed out, in the order of reserve."""
         entries = sorted(self._ready[queue], key=_key_of)
-        return [row for key, row in entries if _is_ready(key, row)]
+        return [row for key, row in entries if row.ready_key is key and _is_ready(row)]
 
     def next_due(self, queue: str) -> Row | None:
         """The scheduled or retryable job of a queue that is due first."""
@@ -286,7 +289,8 @@ class Table:
     def pop_overdue(self, now_ms: int) -> Row | None:
         """A waiting job whose time to start has passed."""
         while (entry := self._overdue.first()) is not None and entry[0][0] <= now_ms:
-            _, row = self._overdue.pop()
+            self._overdue.pop()
+            row = entry[1]
             if row.removed or lifecycle.overdue(row.job, now_ms=now_ms) is None:
                 continue
             if row.status.state in WAITING:
@@ -325,30 +329,6 @@ class Table:
                 return row
         return None
 
-    # ------------------------------------------------------------------ unique keys
-
-    def holder(self, queue: str, key: str, *, now_ms: int) -> Row | None:
-        """The job that holds a unique key now."""
-        row = self._keys.get((queue, key))
-        if row is None or lifecycle.holds_key(row.job, row.status.state, now_ms=now_ms):
-            return row
-        del self._keys[queue, key]
-        return None
-
-    def _update_key(self, row: Row, now_ms: int) -> None:
-        unique = row.job.unique
-        assert unique is not None
-        place = (row.job.queue, unique.key)
-        if not lifecycle.holds_key(row.job, row.status.state, now_ms=now_ms):
-            self._leave_key(row)
-        elif self.holder(*place, now_ms=now_ms) is None:
-            self._keys[place] = row
-
-    def _leave_key(self, row: Row) -> None:
-        unique = row.job.unique
-        if unique is not None and self._keys.get((row.job.queue, unique.key)) is row:
-            del self._keys[row.job.queue, unique.key]
-
 
 def _is_leased(until_ms: int, row: Row) -> bool:
     """Whether the lease that ends then is the row's current one."""
@@ -359,12 +339,6 @@ def _key_of(entry: tuple[ReadyKey, Row]) -> ReadyKey:
     return entry[0]
 
 
-def _is_ready(key: ReadyKey, row: Row) -> bool:
-    """Whether an entry still says what its row says."""
+def _is_ready(row: Row) -> bool:
     status = row.status
-    return (
-        row.ready_key is key
-        and status.state is AVAILABLE
-        and status.blocked_on is None
-        and not row.removed
-    )
+    return status.state is AVAILABLE and status.blocked_on is None and not row.removed

@@ -174,7 +174,8 @@ def _settle_each(step: Step, outcomes: Sequence[Outcome]) -> list[Settled]:
         if fence is None or not fence.is_held_by(lease):
             answers.append(_stale(step, fence, lease))
         elif fence.seq in settled:
-            answers.append(Settled.ALREADY)
+            is_kept = bool(load_seqs(step.sql, [fence.seq]))
+            answers.append(Settled.ALREADY if is_kept else Settled.LOST)
         else:
             _settle_one(step, fence.seq, outcome)
             settled.add(fence.seq)

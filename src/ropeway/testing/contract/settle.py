@@ -285,6 +285,13 @@ class SettleFenceContract:
         states = [await state_of(broker, job) for job in jobs]
         assert states == [State.COMPLETED, State.RUNNING, State.DEAD]
 
+    async def test_a_repeat_in_one_call_is_lost_when_the_record_is_gone(
+        self, broker: JobStore
+    ) -> None:
+        await enqueue(broker, retention_ms=0)
+        ack = Ack(lease=await take_one(broker))
+        assert await broker.settle([ack, ack]) == [Settled.OK, Settled.LOST]
+
     async def test_of_many_concurrent_settles_one_counts(self, broker: JobStore) -> None:
         await enqueue(broker)
         lease = await take_one(broker)

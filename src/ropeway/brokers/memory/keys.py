@@ -1,6 +1,7 @@
-"""Ordering keys in the memory broker.
+"""Unique and ordering keys in the memory broker.
 
-Of one key, only the unfinished job with the lowest seq may run; the others are blocked on it.
+Of one unique key, one job is the holder. Of one ordering key, only the unfinished job with the
+lowest seq may run; the others are blocked on it.
 """
 
 from collections.abc import Callable
@@ -8,7 +9,35 @@ from heapq import heapify, heappop, heappush
 
 from ropeway import lifecycle
 from ropeway.brokers.memory.row import Row
-from ropeway.job import FINAL, State
+from ropeway.job import FINAL, State, UniqueKey
+
+
+class Holders:
+    """Who holds which unique key, by (queue, key). A holder goes when somebody looks."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, str], Row] = {}
+
+    def find(self, queue: str, key: str, *, now_ms: int) -> Row | None:
+        """The job that holds a key now."""
+        row = self._rows.get((queue, key))
+        if row is None or lifecycle.holds_key(row.job, row.status.state, now_ms=now_ms):
+            return row
+        del self._rows[queue, key]
+        return None
+
+    def update(self, row: Row, unique: UniqueKey, now_ms: int) -> None:
+        """The row was added, or its status changed."""
+        if not lifecycle.holds_key(row.job, row.status.state, now_ms=now_ms):
+            self.leave(row)
+        elif self.find(row.job.queue, unique.key, now_ms=now_ms) is None:
+            self._rows[row.job.queue, unique.key] = row
+
+    def leave(self, row: Row) -> None:
+        """The row is removed, or gets another key."""
+        unique = row.job.unique
+        if unique is not None and self._rows.get((row.job.queue, unique.key)) is row:
+            del self._rows[row.job.queue, unique.key]
 
 
 class _Line:
