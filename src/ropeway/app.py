@@ -15,6 +15,7 @@ from ropeway.errors import ConfigError
 from ropeway.flow.rules import Rule, kind_of
 from ropeway.handle import Handle
 from ropeway.job import Job, JobRef
+from ropeway.limits import Limits
 from ropeway.operate import Jobs, Queues
 from ropeway.options import (
     Changes,
@@ -131,8 +132,13 @@ class Ropeway(Tasks[S]):
 
     @property
     def queues(self) -> Queues:
-        """Look at queues, pause, resume and purge them."""
+        """Look at queues, pause, resume and purge them, change their bounds and limits."""
         return Queues(self._connection)
+
+    @property
+    def limits(self) -> Limits:
+        """Look at the limits of tasks, who holds them, and change them while workers run."""
+        return Limits(self._connection)
 
     @property
     def url(self) -> str | None:
@@ -218,7 +224,7 @@ class Ropeway(Tasks[S]):
         """Say how long a queue may grow and how fast it may be worked off; see `QueueOptions`.
 
         It holds for all producers and workers of the queue, and is stored when the app or one of
-        its workers opens the broker. `ropeway limits` changes it at run time.
+        its workers opens the broker. `ropeway queues set` changes it at run time.
 
         Raises:
             ConfigError: an unknown option or a value that cannot be meant, or the queue was

@@ -22,12 +22,16 @@ from ropeway.action import (
     RunNow,
 )
 from ropeway.broker import Filter, Page, QueueInfo
+from ropeway.clock import SYSTEM_CLOCK
 from ropeway.definition import Definition
 from ropeway.edit import edit_job
 from ropeway.errors import JobNotFound
+from ropeway.flow.rules import QueueRule, RuleInfo
 from ropeway.handle import Handle, Link
 from ropeway.job import FINAL, UNFINISHED, WAITING, JobRecord, JobRef, State
+from ropeway.limits import QueueSettings, reset_queue, set_queue
 from ropeway.options import EditOptions, as_name, as_ref
+from ropeway.why import Why, explain
 
 Which = str | JobRef | Handle[Any] | Iterable[str | JobRef | Handle[Any]] | Filter
 """One job (an id, a reference or a handle), several of them, or all that a filter finds."""
@@ -61,6 +65,11 @@ class Jobs:
     async def get(self, job: str | JobRef | Handle[Any]) -> JobRecord:
         """The record of one job. Raises JobNotFound."""
         return await Handle[Any](as_ref(job), self._link).record()
+
+    async def why(self, job: str | JobRef | Handle[Any]) -> Why:
+        """Why the job does not run, or what became of it; see `ropeway.why`. Raises JobNotFound."""
+        record = await self.get(job)
+        return await explain(self._link.store, record, now_ms=SYSTEM_CLOCK.wall_ms())
 
     async def find(self, where: Filter | None = None) -> AsyncIterator[JobRecord]:
         """Every record that matches, newest first, read in pages while you iterate."""
@@ -209,6 +218,36 @@ class Queues:
     async def peek(self, queue: str, *, limit: int = 10, offset: int = 0) -> Sequence[JobRecord]:
         """The jobs that will be handed out next, in that order, from position `offset`."""
         return await self._link.store.peek(as_name("queue", queue), limit=limit, offset=offset)
+
+    async def rules(self) -> Sequence[RuleInfo]:
+        """Every queue with a bound or with limits of its own, as the code and operators say it.
+
+        Which jobs hold such a limit: `app.limits.keys("queue:NAME")`.
+        """
+        return [i for i in await self._link.store.rules() if isinstance(i.rule, QueueRule)]
+
+    async def set(
+        self, queue: str, *, force: bool = False, **settings: Unpack[QueueSettings]
+    ) -> RuleInfo:
+        """Override a queue's bound and limits, at once and until `reset`; the rule as it is then.
+
+            await app.queues.set("mail", max_length=10_000, concurrency=Concurrency(5))
+
+        Args:
+            queue: any queue, whether the code describes it or not.
+            force: also when more jobs run than the queue's new limit has slots: they go on, and
+                none starts until there is room.
+            settings: what is left out stays as it is in force; None lifts it.
+
+        Raises:
+            ConfigError: a setting is unknown or cannot be meant, or more slots are in use than
+                the queue shall have (without `force`).
+        """
+        return await set_queue(self._link.store, queue, settings, force=force)
+
+    async def reset(self, queue: str) -> bool:
+        """Let the code's word count again; whether there was an override."""
+        return await reset_queue(self._link.store, queue)
 
 
 def _refs(which: object) -> list[JobRef]:
