@@ -21,7 +21,7 @@ class Exit(IntEnum):
 
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 failed or refused; 2 wrong usage; 3 no such job, task, worker or "
+    "Exit codes: 0 done; 1 failed or refused; 2 wrong usage; 3 no such job, task, limit, worker or "
     "database; 4 the broker cannot be reached or its storage fails; 130 interrupted; 141 the "
     "reader of the output went away. Errors are one line on stderr; ROPEWAY_DEBUG=1 adds the "
     "traceback."

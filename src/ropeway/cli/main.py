@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from ropeway.cli import bench, enqueue, jobs, migrate, queues, verify, version, worker, workers
+from ropeway.cli import (
+    bench,
+    enqueue,
+    jobs,
+    limits,
+    migrate,
+    queues,
+    verify,
+    version,
+    worker,
+    workers,
+)
 from ropeway.cli.exits import EXIT_CODES, Exit, debugging, failure_of, one_line
 from ropeway.cli.output.stream import note
 
@@ -42,6 +53,7 @@ app.command("worker")(worker.work)
 app.command("enqueue")(enqueue.enqueue)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(queues.app, name="queues")
+app.add_typer(limits.app, name="limits")
 app.add_typer(workers.app, name="workers")
 app.add_typer(bench.app, name="bench")
 app.command("verify")(verify.verify)

@@ -1,4 +1,4 @@
-"""`ropeway queues list|pause|resume|purge|peek`."""
+"""`ropeway queues list|pause|resume|purge|peek|set|reset`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,14 @@ from ropeway.broker import Filter, JobStore, QueueInfo
 from ropeway.cli.grouped import grouped
 from ropeway.cli.jobs.act import confirm
 from ropeway.cli.jobs.selection import states_known
+from ropeway.cli.limits.of_queue import reset_queue, set_queue
 from ropeway.cli.output.record import as_plain, job_rows
 from ropeway.cli.output.spell import count_of, duration, now_ms
 from ropeway.cli.output.stream import emit, emit_json, emit_text, note
 from ropeway.cli.store import Store
 from ropeway.job import JobRecord, State
 
-app: typer.Typer = typer.Typer(no_args_is_help=True, help="Look at, pause and empty queues.")
+app: typer.Typer = typer.Typer(no_args_is_help=True, help="Look at, pause, limit and empty queues.")
 
 _NOT_RUNNING = frozenset(State) - {State.RUNNING}
 _TITLES = {
@@ -178,3 +179,7 @@ def peek(window: Window, store: Store) -> None:
         note(f"queue {window.queue} has no available jobs")
     else:
         emit_text(job_rows(records))
+
+
+app.command("set")(set_queue)
+app.command("reset")(reset_queue)

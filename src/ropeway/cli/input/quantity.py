@@ -28,6 +28,15 @@ def seconds(text: str, *, name: str) -> float:
     return number * _SECONDS[unit]
 
 
+def per(text: str, *, name: str) -> tuple[int, float]:
+    """A number per duration in seconds, from "100/1m", "5/30s" or "10/s"."""
+    count, _, time = text.partition("/")
+    time = f"1{time.strip()}" if time.strip().isalpha() else time
+    if not count.strip().isdecimal() or not time:
+        raise usage(f"--{name} {text!r} is not a rate: give a number per time, 100/1m or 10/s")
+    return int(count), seconds(time, name=name)
+
+
 def size_bytes(text: str, *, name: str) -> int:
     """A size in bytes, from "1000000", "512MB" (10^6), "512MiB" or "512M" (2^20)."""
     number, unit = _split(text)
