@@ -367,3 +367,16 @@ async def test_a_limit_of_the_queue_itself_is_named(
     assert reason.text.startswith("queue 'default' ")
     assert reason.limit is not None
     assert reason.limit.name == "queue:default"
+
+
+async def test_of_a_very_long_queue_only_so_much_is_looked_through(
+    store: JobStore, why: Ask
+) -> None:
+    head, tail, last = make_job(ordering_key="k"), make_job(ordering_key="k"), make_job()
+    await put(store, head)
+    await put(store, *(make_job() for _ in range(10_000)))
+    await put(store, tail, last)
+    reason = await why.only(tail)
+    assert (reason.kind, reason.jobs) == (Kind.ORDERING, ())
+    assert reason.text == "an earlier job of the same ordering key 'k' is before it"
+    assert "at least 10,000 jobs" in (await why(last)).text
