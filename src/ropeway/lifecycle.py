@@ -402,7 +402,8 @@ def act(job: Job, status: Status, action: Action, *, now_ms: int) -> tuple[Job, 
     """
     match action:
         case CancelJob(reason=reason):
-            return _with_status(job, cancel(status, reason=reason, now_ms=now_ms))
+            cancelled = cancel(status, reason=reason, now_ms=now_ms)
+            return None if cancelled is None else (job, cancelled)
         case BuryJob(reason=reason) if status.state in WAITING:
             return job, _move(status, Event.BURY, DEAD, finished_at_ms=now_ms, reason=reason)
         case RetryJob() if status.state in TRANSITIONS[Event.RETRY_NOW]:
@@ -460,10 +461,6 @@ def reopen_child(status: Status, *, waiting_on: frozenset[str]) -> Status:
 def deletable(status: Status) -> bool:
     """A running job cannot be deleted: its holder would settle nothing. Cancel it first."""
     return status.state is not RUNNING
-
-
-def _with_status(job: Job, status: Status | None) -> tuple[Job, Status] | None:
-    return None if status is None else (job, status)
 
 
 def _edit(job: Job, status: Status, new: Job, now_ms: int) -> tuple[Job, Status]:

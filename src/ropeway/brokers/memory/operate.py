@@ -77,7 +77,7 @@ def cascade(table: Table, limit: int, *, now_ms: int) -> int:
     while table.failed:
         parent = table.failed[0]
         state = parent.status.state
-        if table.exists(parent) and state not in (State.DEAD, State.CANCELLED):
+        if not parent.removed and state not in (State.DEAD, State.CANCELLED):
             table.failed.popleft()  # an operator gave it another try meanwhile
             continue
         for child in sorted(table.children.get(parent.job.id, ()), key=_seq):

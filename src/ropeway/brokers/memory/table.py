@@ -170,13 +170,9 @@ class Table:
         self._seqs = sorted(self.by_seq)
         every: list[Agenda[Any] | Calendar] = [self._leases, self._overdue, self._prune]
         for agenda in (*every, *self._due.values(), *self._ready.values()):
-            agenda.keep(self.exists)
+            agenda.keep(_exists)
         for queue, rows in self._completed.items():
-            self._completed[queue] = deque(filter(self.exists, rows))
-
-    def exists(self, row: Row) -> bool:
-        """Whether the row has not been removed."""
-        return not row.removed
+            self._completed[queue] = deque(filter(_exists, rows))
 
     def adopt(self, parent_id: str, child: Row) -> None:
         """Note that `child` waits for the job `parent_id`."""
@@ -328,6 +324,10 @@ class Table:
             if not self.needed(row):
                 return row
         return None
+
+
+def _exists(row: Row) -> bool:
+    return not row.removed
 
 
 def _is_leased(until_ms: int, row: Row) -> bool:

@@ -156,13 +156,7 @@ class SQLiteBroker(FlowVerbs):
         clock: Clock = SYSTEM_CLOCK,
         start_thread: StartThread | None = start_daemon,
     ) -> None:
-        if str(path) in ("", ":memory:"):
-            raise ConfigError(
-                f"{str(path)!r} is no path of a database file; for jobs kept in memory use "
-                "memory://"
-            )
-        if durability not in _PROMISE:
-            raise ConfigError(f"durability={durability!r} is unknown; give 'full' or 'fast'")
+        _refuse(path, durability)
         self._path = Path(path).absolute()
         self._durability: Durability = durability
         self._clock = clock
@@ -411,11 +405,7 @@ class SQLiteBroker(FlowVerbs):
             if not pending or left <= 0:
                 break
             await opened.bell.sleep(ticket, left)
-        records = await self._read(inspect.get, refs)
-        return [
-            record if record is not None and record.status.state in FINAL else None
-            for record in records
-        ]
+        return [_if_final(record) for record in await self._read(inspect.get, refs)]
 
     async def append(self, entries: Sequence[Entry]) -> list[ExtendAnswer]:
         return await self._write(settling.append, entries)
@@ -448,6 +438,19 @@ class SQLiteBroker(FlowVerbs):
 
     async def abandon(self, workers: Sequence[str]) -> int:
         return await self._write(operate.abandon, workers)
+
+
+def _refuse(path: str | Path, durability: str) -> None:
+    if str(path) in ("", ":memory:"):
+        raise ConfigError(
+            f"{str(path)!r} is no path of a database file; for jobs kept in memory use memory://"
+        )
+    if durability not in _PROMISE:
+        raise ConfigError(f"durability={durability!r} is unknown; give 'full' or 'fast'")
+
+
+def _if_final(record: JobRecord | None) -> JobRecord | None:
+    return record if record is not None and record.status.state in FINAL else None
 
 
 def _parsed(url: str) -> tuple[str, Any]:
