@@ -16,13 +16,18 @@ import msgspec
 from ropeway.app import Ropeway
 from ropeway.bench.ledger import Ledger
 from ropeway.context import Context
+from ropeway.flow.options import Concurrency, RateLimit
 from ropeway.task import Task
 
 PLACE_VARIABLE: Final = "ROPEWAY_BENCH_PLACE"
 LEDGER_FILE: Final = "ledger"
 USAGE_FILE: Final = "usage.json"
 
+KEY_SLOTS: Final = 10  # of a key of the tasks with a concurrency limit
+
 TaskName = Literal["noop", "sleep1ms", "sync"]
+FlowKind = Literal["plain", "rate", "concurrency", "fair"]
+FLOW_KINDS: Final[tuple[FlowKind, ...]] = ("plain", "rate", "concurrency", "fair")
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -38,6 +43,7 @@ class Subject:
 
     app: Ropeway[Ledger]
     tasks: Mapping[TaskName, Task[[int], int]]
+    flow: Mapping[FlowKind, Task[[int, str], int]]
 
 
 def make_subject(url: str | None, place: Path) -> Subject:
@@ -60,7 +66,33 @@ def make_subject(url: str | None, place: Path) -> Subject:
         ctx.state.mark(number)
         return number
 
-    return Subject(app, {"noop": noop, "sleep1ms": sleep1ms, "sync": sync})
+    return Subject(app, {"noop": noop, "sleep1ms": sleep1ms, "sync": sync}, _flow_tasks(app))
+
+
+def _flow_tasks(app: Ropeway[Ledger]) -> Mapping[FlowKind, Task[[int, str], int]]:
+    """The same task without flow control, and under each kind of it."""
+
+    @app.task
+    async def plain(ctx: Context[Ledger], number: int, _key: str) -> int:
+        ctx.state.mark(number)
+        return number
+
+    @app.task(rate=RateLimit(1_000_000, 1))
+    async def rate(ctx: Context[Ledger], number: int, _key: str) -> int:
+        ctx.state.mark(number)
+        return number
+
+    @app.task(concurrency=Concurrency(KEY_SLOTS, key="_key"))
+    async def concurrency(ctx: Context[Ledger], number: int, _key: str) -> int:
+        ctx.state.mark(number)
+        return number
+
+    @app.task(fair="_key")
+    async def fair(ctx: Context[Ledger], number: int, _key: str) -> int:
+        ctx.state.mark(number)
+        return number
+
+    return {"plain": plain, "rate": rate, "concurrency": concurrency, "fair": fair}
 
 
 @asynccontextmanager

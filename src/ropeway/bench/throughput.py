@@ -71,7 +71,8 @@ async def _run(load: Load, subject: Subject, place: Path) -> Figures:
     with Ledger.create(place / LEDGER_FILE, jobs=load.jobs) as ledger:
         try:
             figures = await _enqueue(load, subject.tasks[load.task].opts(queue=queue))
-            figures |= await _drain(load, subject.app, queue, ledger, place)
+            run = Drain(load.url, load.jobs, load.concurrency, queue, place)
+            figures |= await drain(run, subject.app, ledger)
         finally:
             await subject.app.queues.purge(queue)
         return figures | {"lost": ledger.missing(), "repeated": ledger.repeated()}
@@ -117,11 +118,21 @@ async def _callers(task: Task[[int], int], numbers: Iterator[int], *, callers: i
 # -- draining --------------------------------------------------------------------------------
 
 
-async def _drain(
-    load: Load, app: Ropeway[Ledger], queue: str, ledger: Ledger, place: Path
-) -> Figures:
+@dataclass(frozen=True)
+class Drain:
+    """A queue to be worked off: how many jobs, by a worker of which concurrency, from where."""
+
+    url: str
+    jobs: int
+    concurrency: int
+    queue: str
+    place: Path
+
+
+async def drain(run: Drain, app: Ropeway[Ledger], ledger: Ledger) -> Figures:
     """Let one worker run everything; from the first start until the store has no job left to do."""
-    served = serving(app, url=load.url, queue=queue, concurrency=load.concurrency, place=place)
+    queue, place = run.queue, run.place
+    served = serving(app, url=run.url, queue=queue, concurrency=run.concurrency, place=place)
     async with served as check:
         await _until_done(app, queue, ledger, check)
         ended_ns = time.monotonic_ns()
@@ -129,8 +140,8 @@ async def _drain(
     seconds = (ended_ns - ledger.first_start_ns()) / 1e9
     usage = usage_in(place)
     return {
-        "drain_per_s": load.jobs / seconds,
-        "cpu_us_per_job": usage.cpu_s * 1e6 / load.jobs,
+        "drain_per_s": run.jobs / seconds,
+        "cpu_us_per_job": usage.cpu_s * 1e6 / run.jobs,
         "rss_mb": usage.rss_bytes / 1e6,
         "records_kept": completed,
     }

@@ -1,4 +1,4 @@
-"""`ropeway bench throughput|latency`."""
+"""`ropeway bench throughput|latency|flow`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -99,6 +99,32 @@ def latency(url: Url, rate: Rate, work: Work) -> None:
         repeat=work.repeat,
     )
     _tell(run_bench(latency(pace)), as_json=work.json)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How many jobs of each kind, how often."""
+
+    jobs: Annotated[int, typer.Option(metavar="N", help="Jobs of each kind and round.")] = 20_000
+    rounds: Annotated[int, typer.Option(metavar="K", help="Rounds of every kind.")] = 3
+    concurrency: Annotated[int, typer.Option(help="Jobs at a time in the one worker.")] = 50
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False
+
+
+@app.command()
+@grouped
+def flow(url: Url, size: Rounds) -> None:
+    """Measure what flow control costs: the same jobs plain, limited and in fair turns.
+
+    Each round enqueues and drains jobs of 1,000 keys plain, under a rate far above the load, under
+    a concurrency limit a key, and as 1,000 tenants. A ratio is a kind's rate to that of the plain
+    jobs of its round, the median over the rounds.
+    """
+    from ropeway.bench.flow import FlowLoad, flow
+    from ropeway.bench.serving import run_bench
+
+    load = FlowLoad(url=url, jobs=size.jobs, rounds=size.rounds, concurrency=size.concurrency)
+    _tell(run_bench(flow(load)), as_json=size.json)
 
 
 def _tell(answer: "Answer", *, as_json: bool) -> None:
