@@ -16,6 +16,7 @@ from ropeway.flow.rules import Rule, kind_of
 from ropeway.handle import Handle
 from ropeway.job import Job, JobRef
 from ropeway.limits import Limits
+from ropeway.offload import Offload
 from ropeway.operate import Jobs, Queues
 from ropeway.options import (
     Changes,
@@ -67,6 +68,7 @@ class Ropeway(Tasks[S]):
         routes: task name pattern (as in a shell: `mail.*`) → queue, the first match counts; for
             tasks that name no queue themselves.
         defaults: options for every task that does not give its own; see `TaskDefaults`.
+        offload: keeps payloads and results above a size outside of their records.
 
     Raises:
         ConfigError: an unknown URL scheme or option, or a missing extra.
@@ -80,6 +82,7 @@ class Ropeway(Tasks[S]):
         lifespan: None = None,
         routes: Mapping[str, str] | None = None,
         defaults: TaskDefaults | None = None,
+        offload: Offload | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -89,6 +92,7 @@ class Ropeway(Tasks[S]):
         lifespan: Lifespan[S],
         routes: Mapping[str, str] | None = None,
         defaults: TaskDefaults | None = None,
+        offload: Offload | None = None,
     ) -> None: ...
     def __init__(
         self,
@@ -97,10 +101,13 @@ class Ropeway(Tasks[S]):
         lifespan: Lifespan[Any] | None = None,
         routes: Mapping[str, str] | None = None,
         defaults: TaskDefaults | None = None,
+        offload: Offload | None = None,
     ) -> None:
         super().__init__()
         self._queues: dict[str, QueuePolicy] = {}
-        self._connection = Connection(broker, rules=self._rules, patience_ms=self._patience_ms)
+        self._connection = Connection(
+            broker, rules=self._rules, patience_ms=self._patience_ms, offload=offload
+        )
         self._lifespan = lifespan
         self._routes = {
             as_name("routes", k): as_name("routes", v) for k, v in (routes or {}).items()
@@ -139,6 +146,11 @@ class Ropeway(Tasks[S]):
     def limits(self) -> Limits:
         """Look at the limits of tasks, who holds them, and change them while workers run."""
         return Limits(self._connection)
+
+    @property
+    def offload(self) -> Offload | None:
+        """What the app was given; its workers need it too (`WorkerOptions.offload`)."""
+        return self._connection.offload
 
     @property
     def url(self) -> str | None:
@@ -232,7 +244,14 @@ class Ropeway(Tasks[S]):
         """
         if as_name("queue", name) in self._queues:
             raise ConfigError(f"queue {name!r} was described already; say everything in one call")
-        self._queues[name] = queue_policy(name, options)
+        policy = queue_policy(name, options)
+        if self.offload is not None and policy.patience_ms > self.offload.grace_ms // 2:
+            raise ConfigError(
+                f"queue {name!r}: wait={options.get('wait')!r} is too long for the blobs of "
+                "waiting calls; give half of the offload's grace at most, "
+                f"{self.offload.grace_ms / 2000:g} s"
+            )
+        self._queues[name] = policy
 
     @property
     def rules(self) -> Sequence[Rule]:

@@ -31,6 +31,9 @@ Format = Literal["json", "msgpack"]
 CODECS = ("json", "msgpack", "json+zstd", "msgpack+zstd")
 """Every codec name that a job can carry."""
 
+REFERENCE = "ref"
+"""The codec name of what is kept outside of the record; see `ropeway.offload`."""
+
 COMPRESS_ABOVE_BYTES = 16 * 1024
 """Encoded values above this size are compressed, when that makes them smaller."""
 
@@ -176,6 +179,11 @@ def pack(
 
 def unpack(data: bytes, codec: str, *, limit_bytes: int, what: str) -> bytes:
     """The first half of `decode`: decompressed bytes, at most `limit_bytes` of them."""
+    if codec == REFERENCE:
+        raise CodecError(
+            f"{what}: it is kept outside of the job's record; give the app the "
+            "offload=Offload(...) of the program that wrote it"
+        )
     if codec not in CODECS:
         raise CodecError(f"{what}: unknown codec {codec!r}; this release knows {', '.join(CODECS)}")
     if codec.endswith("+zstd"):

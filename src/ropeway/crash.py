@@ -34,11 +34,13 @@ POINTS: Final[Mapping[str, str]] = {
     "maintain.pruned": "old records are gone, nothing is committed",
     "act.written": "an operator's actions are written and not yet committed",
     # in a worker
+    "worker.offloaded": "the blob of a result is written, and nobody was told the outcome",
     "worker.reserved": "jobs were handed out, and no handler has begun",
     "worker.settling": "handlers have ended, and nobody was told their outcomes",
     "worker.settled": "outcomes were stored, and the worker has not noted it",
     "worker.beaten": "leases were prolonged, and the worker has not noted it",
     # in a producer
+    "producer.offloaded": "the blobs of a call are written, and its jobs are not",
     "producer.sending": "a call is about to be sent for the first time",
 }
 """Every point there is, and what has and has not happened when it is passed."""

@@ -54,7 +54,8 @@ def _merged(
     what = f"payload of job {job.id}"
     stored = codec.decode(job.payload, job.codec, dict[str, Any], what=what)
     form: codec.Format = "json" if job.codec.startswith("json") else "msgpack"
-    new = codec.encode({**stored, **arguments}, codec=form, what=what)
+    limit = codec.STORED_MAX_BYTES if definition is None else definition.payload_max_bytes
+    new = codec.encode({**stored, **arguments}, codec=form, limit_bytes=limit, what=what)
     if definition is None:
         return new, {**stored, **arguments}
     args, kwargs = definition.parameters.decode(new.data, new.codec)

@@ -4,11 +4,13 @@ RopewayError
 ├── ConfigError              a declaration or an option is wrong (also a ValueError)
 ├── Unsupported              the broker cannot do what the job asks for; nothing was written
 ├── CodecError               a value does not fit its types, or bytes are not what they claim
-│   └── PayloadTooLarge      over the size limit, before or after decompression
+│   ├── PayloadTooLarge      over the size limit, before or after decompression
+│   └── BlobLost             an offloaded payload or result is missing or damaged
 ├── BrokerError              the store or the server
 │   ├── Disconnected         not reachable now; the call had no effect or may be repeated
 │   ├── EnqueueUnknown       the enqueue may or may not have been stored; resend with the same ids
 │   ├── PartlyEnqueued       a transport stored some jobs of the call: `.results` says which
+│   ├── OffloadFailed        the blob store, not the broker; nothing was enqueued
 │   ├── StorageFull          no space left; nothing of the call was written
 │   ├── StorageReadOnly      the file or directory cannot be written
 │   ├── StorageGone          the file was deleted or replaced while it was open
@@ -53,6 +55,10 @@ class PayloadTooLarge(CodecError):
     """A payload or a result is over its limit (bytes), before or after decompression."""
 
 
+class BlobLost(CodecError):
+    """An offloaded payload or result is missing or damaged. The message names the blob."""
+
+
 class BrokerError(RopewayError):
     """The store or the server failed. Nothing acknowledged is lost."""
 
@@ -71,6 +77,10 @@ class PartlyEnqueued(BrokerError):
     def __init__(self, message: str, results: Sequence[object]) -> None:
         super().__init__(message)
         self.results = results
+
+
+class OffloadFailed(BrokerError):
+    """The blob store of big payloads and results failed. Nothing of the call was enqueued."""
 
 
 class StorageFull(BrokerError):

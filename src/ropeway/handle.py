@@ -21,6 +21,7 @@ from ropeway.errors import (
     ResultExpired,
 )
 from ropeway.job import FINAL, Failure, JobRecord, JobRef, Progress, State
+from ropeway.offload import Offload
 
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
@@ -42,6 +43,11 @@ class Link(Protocol):
 
     def patience_ms(self, queue: str) -> int:
         """How long an enqueue waits for room when the queue is full."""
+        ...
+
+    @property
+    def offload(self) -> Offload | None:
+        """Where big payloads and results are; None: in their records."""
         ...
 
     def run_sync(self, work: Coroutine[Any, Any, T], *, what: str) -> T:
@@ -107,13 +113,16 @@ class Handle(Generic[R_co]):
             JobCancelled: the job was cancelled.
             ResultExpired: the record is gone (pruned or deleted).
             TimeoutError: the time is up; the job goes on.
-            CodecError: the result does not fit the annotated return type.
+            CodecError: the result does not fit the annotated return type. `BlobLost` if it was
+                offloaded and cannot be found.
         """
         record = await self.wait(timeout=timeout)
+        if self._link.offload is not None:
+            record = await self._link.offload.with_result(record)
         return unfold(record, self._returns())
 
     async def wait(self, *, timeout: float | timedelta | None = None) -> JobRecord:
-        """Wait for the end of the job, whatever it is, and return its final record.
+        """Wait for the end of the job, whatever it is, and return its final record as stored.
 
         Raises:
             ResultExpired: the record is gone (pruned or deleted).
@@ -176,11 +185,17 @@ class Handle(Generic[R_co]):
         return record
 
     async def record(self) -> JobRecord:
-        """The job and its status as they are now.
+        """The job and its status as they are now, with an offloaded payload and result.
 
         Raises:
             JobNotFound: there is no such job (any more).
+            BlobLost: what was offloaded cannot be found.
         """
+        record = await self.stored()
+        return record if self._link.offload is None else await self._link.offload.record(record)
+
+    async def stored(self) -> JobRecord:
+        """`record` as the broker has it: what was offloaded is a reference. Raises JobNotFound."""
         record = await self._look()
         if record is None:
             raise self._not_found()
@@ -188,11 +203,11 @@ class Handle(Generic[R_co]):
 
     async def state(self) -> State:
         """Where the job stands. Raises JobNotFound."""
-        return (await self.record()).status.state
+        return (await self.stored()).status.state
 
     async def progress(self) -> Progress | None:
         """How far the job said it is; None if it said nothing. Raises JobNotFound."""
-        return (await self.record()).status.progress
+        return (await self.stored()).status.progress
 
     async def events(self, *, after: int = 0) -> AsyncIterator[JobEvent]:
         """Follow the job's stream (log lines, progress, partial results) until the job ends.

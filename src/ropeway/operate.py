@@ -63,7 +63,14 @@ class Jobs:
         self._definitions = definitions
 
     async def get(self, job: str | JobRef | Handle[Any]) -> JobRecord:
-        """The record of one job. Raises JobNotFound."""
+        """The record of one job, with an offloaded payload and result.
+
+        `find` and `page` leave references in their place (codec "ref").
+
+        Raises:
+            JobNotFound: there is no such job.
+            BlobLost: what was offloaded cannot be found.
+        """
         return await Handle[Any](as_ref(job), self._link).record()
 
     async def why(self, job: str | JobRef | Handle[Any]) -> Why:
@@ -139,18 +146,24 @@ class Jobs:
         Raises:
             JobNotFound: there is no such job.
             ConfigError: an option is unknown or cannot be meant.
-            CodecError: the arguments do not fit the task.
+            CodecError: the arguments do not fit the task. `BlobLost` if those that stay were
+                offloaded and cannot be found.
         """
-        record = await self.get(job)
+        stored = (await Handle[Any](as_ref(job), self._link).stored()).job
+        offload = self._link.offload
+        needs_payload = bool(arguments) or "unique" in options
         action = edit_job(
-            record.job,
+            await offload.job(stored) if needs_payload and offload is not None else stored,
             arguments or {},
             cast("Mapping[str, Any]", options),
-            definition=self._definitions.get(record.job.task),
+            definition=self._definitions.get(stored.task),
         )
+        if offload is not None:
+            (kept,) = await offload.keep_payloads([action.job])
+            action = msgspec.structs.replace(action, job=kept)
         acted = (await self._link.store.act([action]))[0]
         if acted.answer is Answer.NOT_FOUND:
-            raise JobNotFound(f"job {record.job.id} was removed meanwhile")
+            raise JobNotFound(f"job {stored.id} was removed meanwhile")
         return acted
 
     async def _apply(

@@ -260,7 +260,8 @@ class Task(Generic[P, R_co]):
             IdConflict: the id belongs to a job with another task or payload.
             Unsupported: the broker cannot do what the options ask for.
             EnqueueUnknown: the broker was lost for a minute; see there.
-            BrokerError: the broker failed; nothing was stored.
+            BrokerError: the broker failed; nothing was stored. `OffloadFailed`: the store of
+                big payloads did.
         """
         link = self._site.linked()
         store = link.store  # an app that is not open says so before anything else
@@ -324,7 +325,9 @@ async def enqueue_calls(link: Link, calls: Sequence[Call[R]]) -> list[Handle[R]]
 
 
 async def submit_by(link: Link, store: JobStore, jobs: Sequence[Job]) -> list[Enqueued]:
-    """Enqueue jobs into an app's open store; see `submit`."""
+    """Enqueue jobs into an app's open store, their big payloads offloaded; see `submit`."""
+    if link.offload is not None:
+        jobs = await link.offload.keep_payloads(jobs)
     return await submit(store, jobs, still_open=lambda: link.store, patience_ms=link.patience_ms)
 
 

@@ -6,12 +6,14 @@ The ledger is a file of its own, one line an event, written at once: it outlives
 import asyncio
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from ropeway.action import CancelJob
 from ropeway.broker import Filter, JobStore
 from ropeway.brokers.registry import broker_from_url
 from ropeway.job import UNFINISHED, Job, JobRef, UniqueKey
+from ropeway.offload import Offload
 from ropeway.outcome import Ack
 from ropeway.submit import submit
 from ropeway.testing.simulation.workload import Handlers, payload
@@ -19,6 +21,8 @@ from ropeway.worker import Worker, WorkerOptions
 
 LEASE_MS = 600
 CHAIN = "chain"  # a queue that no worker serves before its chain role is done
+# The payload of "big" and the result of "long" are over this size.
+OFFLOAD = Offload(Path(sys.argv[3]).parent / "blobs", above=2)
 _ledger = os.open(sys.argv[3], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
@@ -37,6 +41,7 @@ def calls() -> list[list[Job]]:
         [job(f"plain-{n}", "sleeps", 10) for n in range(5)],
         [job("long", "sleeps", LEASE_MS), job("thread", "blocks", 1)],
         [job("fails", "fails", 1), job("snoozes", "snoozes", 50)],
+        [job("big", "sleeps", 10)],
         [job("delayed", "instant", 1, delay_ms=300)],
         [job("unique", "sleeps", 10, unique=UniqueKey(key="k"))],
         [job(f"ordered-{n}", "instant", 1, ordering_key="o") for n in range(3)],
@@ -49,7 +54,8 @@ async def produce(broker: JobStore) -> None:
     for jobs in calls():
         for job in jobs:
             note("", "ask", job.id)
-        await submit(broker, jobs)
+        is_big = jobs[0].id == "big"
+        await submit(broker, await OFFLOAD.keep_payloads(jobs) if is_big else jobs)
         for job in jobs:
             note("", "ack", job.id)
 
@@ -72,7 +78,7 @@ async def chain(broker: JobStore) -> None:
 async def work(broker: JobStore, url: str) -> None:
     """A real worker, until every job outside the chain is final."""
     definitions = Handlers("", note, lambda: None).definitions()
-    options = WorkerOptions(lease_ms=LEASE_MS, concurrency=4)
+    options = WorkerOptions(lease_ms=LEASE_MS, concurrency=4, offload=OFFLOAD)
     worker = Worker(
         broker, definitions, options=options, broker_factory=lambda: broker_from_url(url)
     )

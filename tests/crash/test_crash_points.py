@@ -24,6 +24,7 @@ from ropeway.brokers.registry import broker_from_url
 from ropeway.brokers.sqlite.connection import Connection
 from ropeway.errors import ConfigError
 from ropeway.job import JobRecord, State
+from ropeway.offload import Offload
 from ropeway.testing.steps import all_records
 
 HERE = Path(__file__).parent
@@ -79,7 +80,8 @@ def run(role: str, url: str, ledger: Path, *, crash_at: str | None = None) -> in
     return subprocess.run(command, cwd=HERE, env=env, timeout=CHILD_S, check=False).returncode
 
 
-async def begin(host: SQLiteHost) -> None:
+async def begin(host: SQLiteHost, folder: Path) -> None:
+    (folder / "blobs").mkdir()
     broker = broker_from_url(host.url)
     await broker.open()
     await broker.close()
@@ -100,7 +102,7 @@ def test_a_kill_at_this_point_loses_nothing_and_ends_nothing_twice(
     name: str, point: str, tmp_path: Path
 ) -> None:
     host, ledger = HOSTS[name](tmp_path), tmp_path / "ledger"
-    asyncio.run(begin(host))
+    asyncio.run(begin(host, tmp_path))
     killed = role_at(point)
     for role in ("produce", "chain", "work"):
         if role == killed:
@@ -120,6 +122,28 @@ def test_a_kill_at_this_point_loses_nothing_and_ends_nothing_twice(
     assert set(states) <= ended, "completed without having run"
     twice = {job: n for job, n in host.ends().items() if n > 1}
     assert not twice
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_a_kill_between_blob_and_job_leaves_an_orphan_that_is_collected(
+    name: str, tmp_path: Path
+) -> None:
+    host, blobs = HOSTS[name](tmp_path), tmp_path / "blobs"
+    asyncio.run(begin(host, tmp_path))
+    run("produce", host.url, tmp_path / "ledger", crash_at="producer.offloaded")
+    assert "big" not in asyncio.run(records(host.url))
+    (orphan,) = blobs.glob("*/*")
+    os.utime(orphan, (0, 0))
+    assert asyncio.run(collected(host.url, blobs)) == 1
+    assert not orphan.exists()
+
+
+async def collected(url: str, blobs: Path) -> int:
+    broker = broker_from_url(url)
+    await broker.open()
+    removed = await Offload(blobs).collect(broker)
+    await broker.close()
+    return removed
 
 
 def test_every_point_is_passed_somewhere_and_every_passed_point_is_listed() -> None:

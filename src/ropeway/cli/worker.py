@@ -108,6 +108,7 @@ def work(ctx: typer.Context, what: Work, limits: Limits, watching: Watching) -> 
         health_file=watching.health_file,
         health_port=watching.health_port,
         burst=what.burst,
+        offload=app.offload,
     )
     _log_to_stderr(watching)
     program = _program(app)

@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Final
 
 from ropeway.broker import JobStore, WorkerInfo
 from ropeway.errors import BrokerError
+from ropeway.offload import Offload
 from ropeway.worker.outage import Outage
 
 _log = logging.getLogger("ropeway.worker")
@@ -39,6 +41,28 @@ async def maintain(broker: JobStore, outage: Outage) -> None:
             failures = 0
             next_s = SLEEP_MAX_S if done.next_ms is None else done.next_ms / 1000
             await asyncio.sleep(0 if done.more else min(SLEEP_MAX_S, max(next_s, 0.001)))
+
+
+async def collect(broker: JobStore, offload: Offload | None, random: Random) -> None:
+    """Remove the blobs of jobs that are gone, once in a period of grace. Until cancelled.
+
+    The first time comes at random, so that workers which are replaced often do their part too,
+    and many of them do not come together.
+    """
+    if offload is None:
+        return
+    grace_s = offload.grace_ms / 1000
+    await asyncio.sleep(random.uniform(0, grace_s))
+    while True:
+        try:
+            removed = await offload.collect(broker)
+        except BrokerError as error:
+            _log.warning("blobs of removed jobs stay for now: %s", error)
+        except Exception:  # noqa: BLE001 - a bug in a broker must not end the worker
+            _log.exception("collecting blobs failed; trying again")
+        else:
+            _log.debug("removed %d blobs of jobs that are gone", removed)
+        await asyncio.sleep(grace_s)
 
 
 async def heartbeat(

@@ -8,6 +8,7 @@ from typing import Final
 
 from ropeway.broker import Queues
 from ropeway.errors import ConfigError
+from ropeway.offload import Offload
 from ropeway.runtime import new_id
 from ropeway.worker.process.exits import ID_VARIABLE
 
@@ -39,6 +40,7 @@ class WorkerOptions:
         health_file: touched every few seconds while the worker is well.
         health_port: serves `GET /health` on 127.0.0.1 (0: any free port; None: no server).
         burst: return when no job is available or running.
+        offload: where the app's big payloads and results are; None: in their records.
         id: names this process in the broker; a new one per start.
 
     Raises:
@@ -58,6 +60,7 @@ class WorkerOptions:
     health_file: Path | None = None
     health_port: int | None = None
     burst: bool = False
+    offload: Offload | None = None
     id: str = field(default_factory=new_worker_id)
 
     def __post_init__(self) -> None:

@@ -16,6 +16,8 @@ from ropeway.outcome import Outcome, Release
 from ropeway.runtime import Runtime
 from ropeway.worker.handlers import ending
 from ropeway.worker.handlers.calls import Calls, Rest
+from ropeway.worker.handlers.offloading import Offloading
+from ropeway.worker.options import WorkerOptions
 from ropeway.worker.run import Run, ShuttingDown, Stop
 from ropeway.worker.settler import Items, Settler
 
@@ -42,18 +44,22 @@ class Runner:
         tasks: Mapping[str, Definition],
         settler: Settler,
         *,
-        concurrency: int,
+        options: WorkerOptions,
         state: Any,
         runtime: Runtime,
     ) -> None:
         self._settler = settler
-        self._calls = Calls(tasks, settler, state=state, runtime=runtime)
+        self._calls = calls = Calls(tasks, settler, state=state, runtime=runtime)
+        self._begin = calls.begin
+        if options.offload is not None:
+            offloading = Offloading(calls.begin, options.offload, tasks=tasks, runtime=runtime)
+            self._begin = offloading.begin
         self.now_ms: Callable[[], int] = runtime.clock.mono_ms
         self._buffer: deque[Run] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._slots: dict[asyncio.Task[None], None] = {}  # this and the next: in order
         self._running: dict[Run, None] = {}
-        self.concurrency: int = concurrency
+        self.concurrency: int = options.concurrency
         self.ended: int = 0
         self.on_room: Callable[[], None] | None = None
         self.room_at = 0
@@ -159,7 +165,7 @@ class Runner:
         None when no run is left or the time is over. Those that end at once, which is most of
         them, are settled together.
         """
-        buffer, begin, now = self._buffer, self._calls.begin, self.now_ms
+        buffer, begin, now = self._buffer, self._begin, self.now_ms
         runs: list[Run] = []
         outcomes: list[Outcome] = []
         waiting: tuple[Run, Rest] | None = None

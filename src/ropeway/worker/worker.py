@@ -24,7 +24,7 @@ from ropeway.worker.beater import Answers, Beater
 from ropeway.worker.fetcher import Fetcher
 from ropeway.worker.handlers.processes import check_reachable
 from ropeway.worker.listener import Listener
-from ropeway.worker.maintainer import heartbeat, maintain, memory_bytes
+from ropeway.worker.maintainer import collect, heartbeat, maintain, memory_bytes
 from ropeway.worker.options import WorkerOptions
 from ropeway.worker.outage import Outage, open_patiently
 from ropeway.worker.process import health
@@ -161,6 +161,7 @@ class Worker:
                     roles.listener.run(),
                     roles.watchdog.run(),
                     maintain(self._broker, self._outage),
+                    collect(self._broker, self._options.offload, self._runtime.random),
                     self._heartbeat(),
                     self._guard(roles),
                 )
@@ -345,9 +346,7 @@ class Worker:
             is_stuck=watchdog.is_stuck,
         )
         settler = Settler(broker, held, lease_ms=lease_ms, outage=outage, runtime=runtime)
-        runner = Runner(
-            self._tasks, settler, concurrency=options.concurrency, state=state, runtime=runtime
-        )
+        runner = Runner(self._tasks, settler, options=options, state=state, runtime=runtime)
         fetcher = Fetcher(
             broker, runner, settler, held=held, saves=beater, options=options, outage=outage
         )

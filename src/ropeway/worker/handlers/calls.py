@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
+from ropeway.codec import REFERENCE
 from ropeway.context import CURRENT, Context
 from ropeway.definition import Definition
 from ropeway.errors import CodecError, ConfigError
@@ -74,7 +75,12 @@ class Calls:
         definition = run.definition = self._tasks.get(lease.job.task)
         if definition is None:
             _log.warning("no task of this name is registered here", extra=run.label)
-            return ending.of_unknown_task(lease)
+            return ending.of_unable_worker(lease, "unknown_task")
+        if lease.job.codec == REFERENCE:
+            _log.warning(
+                "its payload is offloaded, and this worker's app has none", extra=run.label
+            )
+            return ending.of_unable_worker(lease, "no_offload")
         arguments = _NOTHING
         if definition.kind != "process":  # a child decodes for itself
             try:

@@ -25,8 +25,8 @@ _log = logging.getLogger("ropeway.worker")
 
 TRACEBACK_CHARS_MAX: Final = 16_000
 MESSAGE_CHARS_MAX: Final = 2_000
-UNKNOWN_DELAY_MIN_MS: Final = 1_000
-UNKNOWN_DELAY_MAX_MS: Final = 60_000
+UNABLE_DELAY_MIN_MS: Final = 1_000
+UNABLE_DELAY_MAX_MS: Final = 60_000
 
 _OWN_FRAMES: Final = __file__.removesuffix("handlers/ending.py")
 
@@ -106,15 +106,15 @@ def of_stop(
             return None
 
 
-def of_unknown_task(lease: Lease) -> Outcome:
-    """Nobody here knows the task: put it back for 1 s, doubling to 60 s, uncounted."""
-    delay_ms = min(UNKNOWN_DELAY_MAX_MS, UNKNOWN_DELAY_MIN_MS * 2 ** min(lease.snoozes, 6))
-    return outcome.Snooze(lease=lease, delay_ms=delay_ms, reason="unknown_task")
+def of_unable_worker(lease: Lease, reason: str) -> Outcome:
+    """Another worker may be able to run it: put it back for 1 s, doubling to 60 s, uncounted."""
+    delay_ms = min(UNABLE_DELAY_MAX_MS, UNABLE_DELAY_MIN_MS * 2 ** min(lease.snoozes, 6))
+    return outcome.Snooze(lease=lease, delay_ms=delay_ms, reason=reason)
 
 
 def of_own_fault(lease: Lease) -> Outcome:
     """The worker failed where it should not: nobody's attempt, but not at once again either."""
-    return outcome.Snooze(lease=lease, delay_ms=UNKNOWN_DELAY_MAX_MS, reason="worker_error")
+    return outcome.Snooze(lease=lease, delay_ms=UNABLE_DELAY_MAX_MS, reason="worker_error")
 
 
 def of_bad_payload(lease: Lease, error: BaseException, *, runtime: Runtime = SYSTEM) -> Outcome:
