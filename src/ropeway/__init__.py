@@ -25,7 +25,6 @@ from ropeway.errors import (
 from ropeway.flow.options import CircuitBreaker, Concurrency, Fair, RateLimit
 from ropeway.handle import Handle
 from ropeway.job import JobRecord, JobRef, State
-from ropeway.offload import Offload
 from ropeway.operate import Changed
 from ropeway.options import JobOptions
 from ropeway.retry import Backoff, Rule
@@ -60,7 +59,6 @@ __all__ = [
     "JobRecord",
     "JobRef",
     "JobTimeout",
-    "Offload",
     "QueueFull",
     "RateLimit",
     "ResultExpired",

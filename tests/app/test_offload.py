@@ -11,11 +11,11 @@ from random import Random
 
 import pytest
 
-from ropeway import CodecError, ConfigError, IdConflict, JobFailed, Offload, Ropeway, State, Unique
+from ropeway import CodecError, ConfigError, IdConflict, JobFailed, Ropeway, State, Unique
 from ropeway.codec import REFERENCE
 from ropeway.errors import BlobLost, OffloadFailed
 from ropeway.job import JobRecord
-from ropeway.offload import Directory
+from ropeway.offload import Directory, Offload
 from ropeway.runtime import SYSTEM
 from ropeway.worker import Worker, WorkerOptions
 

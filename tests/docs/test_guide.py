@@ -15,7 +15,7 @@ BEFORE = """\
 from collections.abc import AsyncGenerator
 from decimal import Decimal
 
-from ropeway import Backoff, Context, Offload, Ropeway, Rule, Tasks, Unique
+from ropeway import Backoff, Context, Ropeway, Rule, Tasks, Unique
 
 
 class Shop: ...

@@ -54,6 +54,8 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Offload:
     """Keeps payloads and results above a size outside of their records.
 
+        from ropeway.offload import Offload
+
         app = Ropeway("sqlite:///jobs.db", offload=Offload("/var/lib/shop/blobs"))
 
     All producers and workers of the app need it. What is stored already stays readable when
