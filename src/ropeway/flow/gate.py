@@ -34,14 +34,25 @@ def blocked_on(id_: KeyId) -> str:
     return f"limit:{id_.name}:{id_.key}"
 
 
+class Hold(NamedTuple):
+    """What a queue and the limits of a job come to: keys, rules and states, in their order."""
+
+    ids: tuple[KeyId, ...]
+    limits: tuple[Limit, ...]
+    states: tuple[KeyState, ...]
+
+
 class Gate:
     """The states of limits' keys by id, and the rules they are held to.
 
-    A job of an undeclared limit is not held back by it: its rule may have been declared in
-    another queue's store, or by a program that is not here yet.
+    A job of an undeclared limit is not held back by it: such a job came by an edit or with an
+    `Ack`, where it is too late to refuse it.
+
+    Jobs of the same limits often come one after the other: how many more of them have room is
+    found out once, and what they took is written to the states when others come (`settle`).
     """
 
-    __slots__ = ("changed", "rules", "states")
+    __slots__ = ("_hold", "_holds", "_last", "_room", "_spare", "changed", "rules", "states")
 
     def __init__(
         self, rules: Mapping[str, LimitRule], states: dict[KeyId, KeyState] | None = None
@@ -49,6 +60,10 @@ class Gate:
         self.rules: Mapping[str, LimitRule] = rules
         self.states: dict[KeyId, KeyState] = {} if states is None else states
         self.changed: set[KeyId] = set()
+        self._holds: dict[tuple[str, tuple[LimitKey, ...]], Hold] = {}
+        self._last: tuple[str, tuple[LimitKey, ...]] | None = None
+        self._hold = Hold((), (), ())
+        self._room = self._spare = 0  # of the last hold: at first, and now
 
     def ids(self, job: Job) -> list[KeyId]:
         """The keys that the job counts under, in the order of its limits."""
@@ -64,21 +79,58 @@ class Gate:
         self.changed.add(id_)
         return self.states.setdefault(id_, KeyState())
 
-    def start(self, job: Job, now_ms: int) -> KeyId | None:
-        """Take all of the job's limits, or none and say which one refuses."""
-        ids = self.ids(job)
-        for id_ in ids:
-            known = self.states.get(id_)
-            if known is not None and not arithmetic.room(self._limit(id_), known, now_ms):
-                return id_
-        for id_ in ids:
-            arithmetic.take(self._limit(id_), self.state(id_), now_ms)
-        return None
+    def hold(self, queue: str, limits: tuple[LimitKey, ...]) -> Hold:
+        """What jobs of this queue and these limits count under."""
+        hold = self._holds.get((queue, limits))
+        if hold is None:
+            ids = tuple(self.id_of(queue, key) for key in limits if key.name in self.rules)
+            rules = tuple(self.rules[id_.name].limit for id_ in ids)
+            states = tuple(self.states.setdefault(id_, KeyState()) for id_ in ids)
+            hold = self._holds[queue, limits] = Hold(ids, rules, states)
+        return hold
 
-    def end(self, job: Job, end: End, now_ms: int) -> None:
-        """A run of the job has ended: its slots are free."""
-        for id_ in self.ids(job):
-            arithmetic.give_back(self._limit(id_), self.state(id_), end, now_ms)
+    def start(self, job: Job, now_ms: int) -> KeyId | None:
+        """Take all of the job's limits, or none and say which one refuses.
+
+        `settle` must be called before the states are looked at.
+        """
+        place = job.queue, job.limits
+        if place != self._last:
+            self.settle(now_ms)
+            self._last, self._hold = place, self.hold(*place)
+            self._room = self._spare = _room(self._hold, now_ms)
+        if self._spare:
+            self._spare -= 1
+            return None
+        self.settle(now_ms)
+        hold = self._hold
+        for id_, limit, state in zip(*hold, strict=True):
+            if not arithmetic.room(limit, state, now_ms):
+                return id_
+        raise AssertionError("a hold without room has a key without room")
+
+    def settle(self, now_ms: int) -> None:
+        """Write what the last jobs that started have taken."""
+        taken = self._room - self._spare
+        if taken:
+            self._room = self._spare
+            for limit, state in zip(self._hold.limits, self._hold.states, strict=True):
+                arithmetic.take(limit, state, now_ms, taken)
+            self.changed.update(self._hold.ids)
+        self._last = None
+
+    def end(self, hold: Hold, end: End, now_ms: int, n: int = 1) -> None:
+        """So many runs of jobs with this hold have ended in the same way: their slots are free."""
+        for id_, limit, state in zip(*hold, strict=True):
+            if arithmetic.give_back(limit, state, end, now_ms, n):
+                self.changed.add(id_)
+
+    def forget(self, ids: Iterable[KeyId]) -> None:
+        """Drop states that say nothing."""
+        for id_ in ids:
+            del self.states[id_]
+        self._holds.clear()
+        self._last = None
 
     def park(self, id_: KeyId, change: int) -> None:
         """So many more (or, below zero, fewer) jobs wait for this key."""
@@ -114,3 +166,14 @@ class Gate:
 
     def _limit(self, id_: KeyId) -> Limit:
         return self.rules[id_.name].limit
+
+
+def _room(hold: Hold, now_ms: int) -> int:
+    """How many jobs of this hold may start."""
+    if len(hold.limits) == 1:
+        return arithmetic.room(hold.limits[0], hold.states[0], now_ms)
+    rooms = [
+        arithmetic.room(limit, state, now_ms)
+        for limit, state in zip(hold.limits, hold.states, strict=True)
+    ]
+    return min(rooms, default=arithmetic.UNBOUNDED)

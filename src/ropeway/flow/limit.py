@@ -62,12 +62,19 @@ def take(limit: Limit, key: KeyState, now_ms: int, n: int = 1) -> None:
         key.used += n
 
 
-def give_back(limit: Limit, key: KeyState, end: End, now_ms: int) -> None:
-    """A run of this key has ended. A token of a rate is spent and does not come back."""
+def give_back(limit: Limit, key: KeyState, end: End, now_ms: int, n: int = 1) -> bool:
+    """So many runs of this key have ended in the same way; whether that changes anything.
+
+    A token of a rate is spent and does not come back.
+    """
     if isinstance(limit, Slots):
-        key.used = max(0, key.used - 1)
-    elif isinstance(limit, Breaker):
+        key.used = max(0, key.used - n)
+        return True
+    if isinstance(limit, Rate) or (end is not End.FAILURE and not key.failures):
+        return False
+    for _ in range(n):
         _note(limit, key, end, now_ms)
+    return True
 
 
 def _note(limit: Breaker, key: KeyState, end: End, now_ms: int) -> None:

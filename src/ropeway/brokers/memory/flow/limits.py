@@ -12,7 +12,7 @@ from ropeway.flow import limit as arithmetic
 from ropeway.flow.gate import Gate, KeyId, blocked_on
 from ropeway.flow.limit import UNBOUNDED, End, KeyState
 from ropeway.flow.rules import Breaker, Limit, LimitRule, Slots
-from ropeway.job import State
+from ropeway.job import Job, State
 
 HOLDERS_SHOWN = 100
 _STATES_MIN = 1_000  # so many states of keys are kept before idle ones are looked for
@@ -54,11 +54,13 @@ class Limits:
             row.parked = None
             row.status.blocked_on = None
 
-    def ended(self, row: Row, end: End, now_ms: int) -> None:
-        """A run of the row's job has ended."""
-        self.gate.end(row.job, end, now_ms)
-        for id_ in self.gate.ids(row.job):
-            self._note(id_, now_ms)
+    def ended(self, job: Job, end: End, now_ms: int, n: int = 1) -> None:
+        """So many runs of jobs of this queue and these limits have ended."""
+        hold = self.gate.hold(job.queue, job.limits)
+        self.gate.end(hold, end, now_ms, n)
+        for id_, state in zip(hold.ids, hold.states, strict=True):
+            if state.parked:
+                self._note(id_, now_ms)
         if len(self.gate.states) > 2 * self._kept + _STATES_MIN:
             self._forget_idle(now_ms)
 
@@ -97,12 +99,12 @@ class Limits:
             heappush(self._wakes, (at_ms, id_))
 
     def _forget_idle(self, now_ms: int) -> None:
-        states = self.gate.states
-        for id_ in self.gate.idle(states, now_ms):
-            del states[id_]
+        idle = self.gate.idle(self.gate.states, now_ms)
+        self.gate.forget(idle)
+        for id_ in idle:
             self._parked.pop(id_, None)
         self.gate.changed.clear()
-        self._kept = len(states)
+        self._kept = len(self.gate.states)
 
     # ------------------------------------------------------------------ queues
 
@@ -145,6 +147,7 @@ class Limits:
         self, name: str, before: LimitRule | None, rows: Iterable[Row], now_ms: int
     ) -> None:
         """The rule of a limit has changed; `rows` are all that could be of it."""
+        self.gate.forget(())  # what holds knew of the rule
         rule = self.gate.rules[name]
         if before is None or (type(before.limit), before.scope) != (type(rule.limit), rule.scope):
             self._recount(name, rows, now_ms)
@@ -153,8 +156,7 @@ class Limits:
 
     def _recount(self, name: str, rows: Iterable[Row], now_ms: int) -> None:
         """Begin anew with what runs now: the states so far were counted in another way."""
-        for id_ in [id_ for id_ in self.gate.states if id_.name == name]:
-            del self.gate.states[id_]
+        self.gate.forget([id_ for id_ in self.gate.states if id_.name == name])
         limit = self.gate.rules[name].limit
         for row in rows:
             if row.parked is not None and row.parked.name == name:

@@ -1,5 +1,6 @@
 """All of flow control in one transaction: what follows from a change of a row."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -125,10 +126,11 @@ class Control:
 
     def completed(self, jobs: Iterable[Job], queues: Iterable[str]) -> None:
         """Jobs of these queues are completed."""
-        limited = [job for job in jobs if job.limits]
-        self.keys.load_for(limited)
-        for job in limited:
-            self.keys.gate.end(job, End.SUCCESS, self.now_ms)
+        limited = Counter((job.queue, job.limits) for job in jobs if job.limits)
+        gate = self.keys.gate
+        self.keys.load_places(limited)
+        for place, n in limited.items():
+            gate.end(gate.hold(*place), End.SUCCESS, self.now_ms, n)
         for queue in queues:
             self.keys.queue_ended(queue, End.SUCCESS, self.now_ms)
 

@@ -12,7 +12,7 @@ from ropeway.flow import limit as arithmetic
 from ropeway.flow.gate import Gate, KeyId
 from ropeway.flow.limit import UNBOUNDED, End, KeyState
 from ropeway.flow.rules import Breaker, Limit, Slots
-from ropeway.job import Job
+from ropeway.job import Job, LimitKey
 
 # A key's id is an L and JSON: its queue ("" for a limit of the app), the limit's name, the key.
 # A queue's own limits have the empty name, and their kind for a key.
@@ -28,7 +28,6 @@ CREATE TABLE limit_keys (
   wake_at_ms INTEGER           -- when to look at the parked jobs; NULL: when a run has ended
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX limit_keys_wake ON limit_keys (wake_at_ms) WHERE wake_at_ms IS NOT NULL;
-CREATE INDEX limit_keys_name ON limit_keys (name);
 """
 _STATE = "used, tat_ms, failures, open_until_ms, parked"
 _LOAD = f"""
@@ -36,9 +35,12 @@ SELECT json_group_array(json_array(id, {_STATE})) FROM limit_keys
 WHERE id IN (SELECT value FROM carray(?))
 """
 _SAVE = f"""
-INSERT OR REPLACE INTO limit_keys (id, name, {_STATE}, wake_at_ms)
+INSERT INTO limit_keys (id, name, {_STATE}, wake_at_ms)
 SELECT value->>0, value->>1, value->>2, CAST(value->>3 AS REAL), value->>4, value->>5, value->>6,
-  value->>7 FROM json_each(?)
+  value->>7 FROM json_each(?) WHERE true
+ON CONFLICT DO UPDATE SET used = excluded.used, tat_ms = excluded.tat_ms,
+  failures = excluded.failures, open_until_ms = excluded.open_until_ms, parked = excluded.parked,
+  wake_at_ms = excluded.wake_at_ms
 """
 _FORGET = "DELETE FROM limit_keys WHERE id IN (SELECT value FROM carray(?))"
 _DUE = "SELECT id FROM limit_keys WHERE wake_at_ms <= ? ORDER BY wake_at_ms LIMIT ?"
@@ -106,7 +108,17 @@ class Keys:
 
     def load_for(self, jobs: Iterable[Job]) -> None:
         """Read the states that jobs refer to."""
-        self.load(id_ for job in jobs for id_ in self.gate.ids(job))
+        self.load_places({(job.queue, job.limits) for job in jobs})
+
+    def load_places(self, places: Iterable[tuple[str, tuple[LimitKey, ...]]]) -> None:
+        """Read the states that jobs of these queues and limits refer to."""
+        gate = self.gate
+        self.load(
+            gate.id_of(queue, key)
+            for queue, limits in places
+            for key in limits
+            if key.name in gate.rules
+        )
 
     def park(self, parked: Sequence[tuple[int, KeyId]]) -> None:
         """Set available jobs (seq, key) aside; their keys were loaded."""
@@ -137,7 +149,7 @@ class Keys:
     def ended(self, job: Job, end: End, now_ms: int) -> None:
         """A run of the job has ended."""
         self.load(self.gate.ids(job))
-        self.gate.end(job, end, now_ms)
+        self.gate.end(self.gate.hold(job.queue, job.limits), end, now_ms)
 
     # ------------------------------------------------------------------ queues
 
