@@ -5,10 +5,10 @@ import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast
 
-import msgspec
+from msgspec.structs import replace
 
 from ropeway import codec
 from ropeway.broker import EnqueueAnswer, Enqueued
@@ -36,11 +36,11 @@ class Site:
     definition: Definition
     link: Link | None = None
     stub: bool = False
-    _fields: dict[str, Any] = field(default_factory=dict[str, Any])
+    _model: Job | None = None
 
     def bind(self, definition: Definition, link: Link) -> None:
         """Take the app's word: its defaults and routes, and the way to its broker."""
-        self.definition, self.link, self._fields = definition, link, {}
+        self.definition, self.link, self._model = definition, link, None
 
     def linked(self) -> Link:
         """The way to the broker. Raises ConfigError for a task of a `Tasks()` not yet included."""
@@ -51,20 +51,26 @@ class Site:
             )
         return self.link
 
-    def fields(self) -> dict[str, Any]:
-        """What every job of this task has."""
-        if not self._fields:
+    def model(self) -> Job:
+        """What every job of this task has, with an id yet to be given."""
+        if self._model is None:
             d = self.definition
-            self._fields = {
-                "task": d.name,
-                "queue": d.queue,
-                "priority": d.priority,
-                "expires_after_ms": d.expires_after_ms,
-                "retention_ms": d.retention_ms,
-                "crash_max": d.crash_max,
-                "on_parent_failed": d.on_parent_failed,
-            }
-        return self._fields
+            self._model = Job(
+                id="",
+                task=d.name,
+                queue=d.queue,
+                priority=d.priority,
+                expires_after_ms=d.expires_after_ms,
+                retention_ms=d.retention_ms,
+                crash_max=d.crash_max,
+                on_parent_failed=d.on_parent_failed,
+                tags=tuple(dict.fromkeys(d.tags)),
+            )
+        return self._model
+
+    def return_type(self) -> Any:
+        """The result type, resolved when it is needed."""
+        return self.definition.parameters.return_type
 
 
 def make_job(
@@ -80,7 +86,7 @@ def make_job(
     task = site.definition
     form = changes.codec or task.codec
     encoded = task.parameters.encode(args, kwargs, codec=form, limit_bytes=task.payload_max_bytes)
-    given = {**site.fields(), **changes.fields}
+    given = {"payload": encoded.data, "codec": encoded.codec, **changes.fields}
     unique = changes.unique if changes.unique_given else task.unique
     by_argument = task.ordering is not None and "ordering_key" not in given
     if by_argument or isinstance(unique, Unique):
@@ -91,10 +97,11 @@ def make_job(
             given["unique"] = unique.key_of(task.name, values)
     if isinstance(unique, str):
         given["unique"] = named_key(unique, task.unique)
-    if task.tags or changes.tags:
+    if changes.tags:
         given["tags"] = tuple(dict.fromkeys((*task.tags, *changes.tags)))
-    given["id"] = given.get("id") or new_id()
-    return Job(payload=encoded.data, codec=encoded.codec, **given)
+    if "id" not in given:
+        given["id"] = new_id()
+    return replace(site.model(), **given)
 
 
 def ordering_key(task: Definition, values: Mapping[str, object]) -> str:
@@ -108,7 +115,7 @@ def ordering_key(task: Definition, values: Mapping[str, object]) -> str:
 def named_key(key: str, like: Unique | None) -> UniqueKey:
     """A key given by the caller, held by the rules of the task's own `Unique`, if it has one."""
     rules = dataclasses.replace(like or Unique(), by=()).key_of("", {})
-    return msgspec.structs.replace(rules, key=key)
+    return replace(rules, key=key)
 
 
 class Call(Generic[R_co]):
@@ -141,12 +148,8 @@ def handle_of(site: Site | None, link: Link, enqueued: Enqueued) -> Handle[Any]:
     """The handle of an enqueued job, with the task's result type where it is known."""
     created = enqueued.answer is EnqueueAnswer.OK
     ref = JobRef(enqueued.id, enqueued.queue)
-    return Handle(ref, link, returns=any_type if site is None else returns(site), created=created)
-
-
-def returns(site: Site) -> Callable[[], Any]:
-    """The task's result type, resolved when it is needed."""
-    return lambda: site.definition.parameters.return_type
+    type_ = any_type if site is None else site.return_type
+    return Handle(ref, link, returns=type_, created=created)
 
 
 class _TakesOne(Protocol[A_contra, R_co]):
@@ -200,7 +203,9 @@ class Task(Generic[P, R_co]):
 
     def handle(self, job: str | JobRef) -> Handle[R_co]:
         """The handle of a job of this task that was enqueued elsewhere. Reads nothing."""
-        return Handle(as_ref(job), self._site.linked(), returns=returns(self._site), created=False)
+        return Handle(
+            as_ref(job), self._site.linked(), returns=self._site.return_type, created=False
+        )
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R_co]:
         """Store a job that calls the task with these arguments; when it returns, it is durable.
@@ -244,7 +249,14 @@ class Task(Generic[P, R_co]):
             As `enqueue`. No job is stored unless all of them can be encoded.
         """
         task = cast("Task[..., R]", self)
-        return await enqueue_calls(task.site.linked(), [task.s(item) for item in items])
+        return await task._enqueue_all([(item,) for item in items])  # noqa: SLF001 - its own
+
+    async def _enqueue_all(self, calls: Sequence[tuple[object, ...]]) -> list[Handle[R_co]]:
+        """One job for each tuple of arguments."""
+        site, changes, link = self._site, self._changes, self._site.linked()
+        _refuse_shared_ids([changes.fields.get("id")] * len(calls))
+        jobs = [make_job(site, changes, args, {}) for args in calls]
+        return [handle_of(site, link, answer) for answer in await _submit_all(link, jobs)]
 
     def enqueue_many_sync(self: _TakesOne[A, R], items: Iterable[A]) -> list[Handle[R]]:
         """`enqueue_many` for code without an event loop. Raises ConfigError where one runs."""
@@ -274,16 +286,19 @@ async def enqueue_calls(link: Link, calls: Sequence[Call[R]]) -> list[Handle[R]]
     for call in calls:
         if call.site.linked() is not link:
             raise ConfigError(f"{call!r} belongs to another app; enqueue it there")
-    _refuse_shared_ids(calls)
-    store = link.store
-    jobs = [call.job() for call in calls]
-    answers = await submit(store, jobs, still_open=lambda: link.store) if jobs else []
+    _refuse_shared_ids([call.changes.fields.get("id") for call in calls])
+    answers = await _submit_all(link, [call.job() for call in calls])
     return [call.handle(answer) for call, answer in zip(calls, answers, strict=True)]
 
 
-def _refuse_shared_ids(calls: Sequence[Call[Any]]) -> None:
+async def _submit_all(link: Link, jobs: Sequence[Job]) -> list[Enqueued]:
+    store = link.store
+    return await submit(store, jobs, still_open=lambda: link.store) if jobs else []
+
+
+def _refuse_shared_ids(ids: Sequence[str | None]) -> None:
     """One id for several jobs would quietly make all but the first of them vanish."""
-    given = Counter(call.changes.fields.get("id") for call in calls)
+    given = Counter(ids)
     del given[None]
     if given and (most := given.most_common(1)[0])[1] > 1:
         raise ConfigError(

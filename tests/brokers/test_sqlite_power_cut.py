@@ -28,7 +28,7 @@ from power_cut import (
 )
 from varied_calls import VariedCalls
 
-from ropeway.brokers.sqlite import SQLiteBroker, engine
+from ropeway.brokers.sqlite import SQLiteBroker, connection
 from ropeway.brokers.sqlite.broker import Durability
 from ropeway.errors import StorageCorrupt
 from ropeway.testing.manual_clock import ManualClock
@@ -55,8 +55,8 @@ class History:
 @pytest.fixture(autouse=True)
 def frequent_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a day's work: the journal is moved into the database, emptied and begun anew."""
-    monkeypatch.setattr(engine, "CHECKPOINT_PAGES", 150)
-    monkeypatch.setattr(engine, "TRUNCATE_PAGES", 250)
+    monkeypatch.setattr(connection, "CHECKPOINT_PAGES", 150)
+    monkeypatch.setattr(connection, "RESTART_PAGES", 250)
 
 
 def content_of(path: Path) -> bytes:
