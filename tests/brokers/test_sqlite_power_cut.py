@@ -40,7 +40,7 @@ pytestmark = pytest.mark.anyio
 STEPS = 500
 # Every fsync, or a sample of them: HYPOTHESIS_PROFILE=nightly.
 EVERY_FSYNC = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
-SAMPLE = 25
+SAMPLE = 15
 RANDOM_CUTS = 3  # at each fsync, besides those at which nothing and all of the unsynced survives
 
 

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
+from weakref import WeakSet
 
 import apsw
 from apsw import sqlite_extra
@@ -107,6 +108,7 @@ class Gate:
                 f"{path}, which takes turns at writing beside the database, cannot be opened: "
                 f"{error.strerror}; check the owner and mode of it and of {path.parent}"
             ) from error
+        _gates.add(self)
 
     @contextmanager
     def held(self) -> Generator[None, None, None]:
@@ -178,7 +180,20 @@ class Gate:
         return "another process"
 
     def close(self) -> None:
+        _gates.discard(self)
         os.close(self._fd)
+
+
+_gates: WeakSet[Gate] = WeakSet()  # those that are open
+
+
+def _leave_gates_to_parent() -> None:
+    """A forked child shares its parent's turn, and would keep it when the parent is killed."""
+    for gate in list(_gates):
+        gate.close()
+
+
+os.register_at_fork(after_in_child=_leave_gates_to_parent)
 
 
 class Identity:
