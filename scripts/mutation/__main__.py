@@ -39,15 +39,14 @@ def _run(path: Path, chosen: Sequence[Mutant], traced: Trace) -> int:
     name = path.relative_to(ROOT)
     tree = ast.parse(path.read_text(encoding="utf-8"))
     whole = traced.touching(path)
-    if run_changed(path, lambda: compile(tree, str(path), "exec"), whole, limit=600) != 0:
+    if run_changed(path, lambda: compile(tree, str(path), "exec"), whole, traced) != 0:
         sys.exit(f"{name}: its tests fail in a fork although nothing is changed")
     survivors = late = 0
     began = time.monotonic()
     for mutant in chosen:
         tests = _tests(mutant, tree, path, traced)
-        limit = 20 + 5 * sum(traced.seconds[test] for test in tests)
         # Bound to this mutant: the fork calls it before the loop goes on.
-        code = run_changed(path, lambda m=mutant: m.code(str(path)), tests, limit)
+        code = run_changed(path, lambda m=mutant: m.code(str(path)), tests, traced)
         late += code == KILLED_BY_TIME
         if code in (0, NO_TESTS):
             survivors += 1

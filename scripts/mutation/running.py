@@ -13,10 +13,9 @@ import pickle
 import signal
 import sys
 import tempfile
-import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -28,7 +27,8 @@ import msgspec  # noqa: F401
 import pytest
 from coverage import Coverage
 
-KILLED_BY_TIME = -1
+KILLED_BY_TIME = -signal.SIGALRM
+START_S = 60
 OPTIONS = ("-q", "-x", "--assert=plain", "-p", "no:cacheprovider")
 
 
@@ -73,15 +73,23 @@ class Tracer:
 
 
 class Choice:
-    """A pytest plugin that runs only the given tests, in the given order."""
+    """A pytest plugin that runs only the given tests, in the given order.
 
-    def __init__(self, tests: Sequence[str]) -> None:
+    The alarm ends the process when a test takes far longer than it did on the unchanged code.
+    """
+
+    def __init__(self, tests: Sequence[str], seconds: Mapping[str, float]) -> None:
         self._rank = {test: n for n, test in enumerate(tests)}
+        self._seconds = seconds
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Replace what was collected."""
         chosen = [item for item in items if item.nodeid in self._rank]
         items[:] = sorted(chosen, key=lambda item: self._rank[item.nodeid])
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Wind the alarm up again."""
+        signal.alarm(20 + int(10 * self._seconds[item.nodeid]))
 
 
 class Compiled(importlib.machinery.SourceFileLoader):
@@ -135,22 +143,23 @@ def trace(tests: Sequence[str], modules: Sequence[Path]) -> Trace:
 
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "trace")
-        if _forked(run, seconds=1800, quiet=False) != 0:
+        if _forked(run, quiet=False) != 0:
             sys.exit("the tests fail without any change: mend them first")
         return pickle.loads(output.read_bytes())  # noqa: S301 - written a moment ago
 
 
 def run_changed(
-    path: Path, code: Callable[[], CodeType], tests: Sequence[str], limit: float
+    path: Path, code: Callable[[], CodeType], tests: Sequence[str], traced: Trace
 ) -> int:
     """Run the tests on a module changed to `code`: pytest's exit code, or `KILLED_BY_TIME`."""
 
-    def run() -> int:
+    def changed() -> int:
+        signal.alarm(START_S)
         sys.meta_path.insert(0, Replaced(path, code()))
         files = dict.fromkeys(test.partition("::")[0] for test in tests)
-        return _pytest(list(files), Choice(tests))
+        return _pytest(list(files), Choice(tests, traced.seconds))
 
-    return _forked(run, seconds=limit, quiet=True)
+    return _forked(changed, quiet=True)
 
 
 def _pytest(arguments: Sequence[str], plugin: object) -> int:
@@ -169,27 +178,18 @@ def _pytest(arguments: Sequence[str], plugin: object) -> int:
         return int(pytest.main([*OPTIONS, temporary, *arguments], plugins=[plugin]))
 
 
-def _forked(run: Callable[[], int], *, seconds: float, quiet: bool) -> int:
+def _forked(run: Callable[[], int], *, quiet: bool) -> int:
     """Run in a fork with a process group of its own, of which nothing is left afterwards."""
     gc.freeze()
     pid = os.fork()
     if pid == 0:
         _child(run, quiet=quiet)
-    until = time.monotonic() + seconds
-    status = None
     try:
-        while time.monotonic() < until:
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.01)
-        return KILLED_BY_TIME
+        _, status = os.waitpid(pid, 0)
+        return os.waitstatus_to_exitcode(status)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-        if not status:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
 
 
 def _child(run: Callable[[], int], *, quiet: bool) -> None:
