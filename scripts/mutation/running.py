@@ -149,7 +149,12 @@ def trace(tests: Sequence[str], modules: Sequence[Path]) -> Trace:
 
 
 def run_changed(
-    path: Path, code: Callable[[], CodeType], tests: Sequence[str], traced: Trace
+    path: Path,
+    code: Callable[[], CodeType],
+    tests: Sequence[str],
+    traced: Trace,
+    *,
+    quiet: bool = True,
 ) -> int:
     """Run the tests on a module changed to `code`: pytest's exit code, or `KILLED_BY_TIME`."""
 
@@ -159,7 +164,7 @@ def run_changed(
         files = dict.fromkeys(test.partition("::")[0] for test in tests)
         return _pytest(list(files), Choice(tests, traced.seconds))
 
-    return _forked(changed, quiet=True)
+    return _forked(changed, quiet=quiet)
 
 
 def _pytest(arguments: Sequence[str], plugin: object) -> int:
