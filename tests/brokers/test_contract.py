@@ -59,3 +59,17 @@ async def test_a_queue_keeps_its_newest_completed_records(
     assert await state_of(broker, scheduled) is State.SCHEDULED
     assert await broker.count(Filter()) == 3 + 1 + 1 + 2
     await broker.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", list(BROKERS))
+async def test_pruning_by_number_is_counted_and_keeps_its_limit(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "COMPLETED_KEPT", 1)
+    broker = await open_broker(name, tmp_path, ManualClock())
+    await broker.enqueue([make_job(queue=queue) for queue in ("a", "b") for _ in range(3)])
+    await broker.settle([Ack(lease=lease) for lease in await take(broker, "a", "b")])
+    rounds = [await broker.maintain(limit=3) for _ in range(3)]
+    assert [(r.pruned, r.more) for r in rounds] == [(3, True), (1, False), (0, False)]
+    await broker.close()

@@ -55,7 +55,7 @@ class MaintainContract:
         lease = await take_one(broker)
         clock.advance(LEASE_MS - 1)
         assert (await broker.maintain()).expired == 0
-        clock.advance(2)
+        clock.advance(1)
         assert (await broker.maintain()).expired == 1
         after = await status_of(broker, job)
         assert (after.state, after.attempt) == (State.AVAILABLE, 0)
@@ -98,6 +98,15 @@ class MaintainContract:
         assert [r.buried for r in rounds] == [2, 2, 1]
         assert [r.more for r in rounds[:2]] == [True, True]
         assert not (await broker.maintain(limit=2)).more
+
+    async def test_a_limit_holds_for_all_queues_together(
+        self, broker: JobStore, clock: ManualClock
+    ) -> None:
+        for queue in ("a", "b"):
+            await put(broker, *(make_job(queue=queue, delay_ms=10) for _ in range(2)))
+        clock.advance(10)
+        rounds = [await broker.maintain(limit=3) for _ in range(2)]
+        assert [r.promoted for r in rounds] == [3, 1]
 
     async def test_one_call_goes_through_its_parts_in_order(
         self, broker: JobStore, clock: ManualClock
