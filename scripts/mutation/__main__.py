@@ -30,7 +30,7 @@ def main() -> None:
     os.chdir(ROOT)
     modules = [path.resolve() for path in options.modules]
     print("tracing the tests on the unchanged code", flush=True)
-    traced = trace(TESTS, modules)
+    traced = trace(options.tests or TESTS, modules)
     total = killed = 0
     for path in modules:
         chosen = _sample(mutants(path.read_text(encoding="utf-8")), options)
@@ -100,6 +100,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("modules", nargs="+", type=Path, help="files below src/ropeway")
     parser.add_argument("--sample", type=int, default=0, help="so many of each module (0: all)")
     parser.add_argument("--seed", type=int, default=1, help="which ones")
+    parser.add_argument(
+        "--tests", nargs="+", help="files or folders, instead of kernel and brokers"
+    )
     parser.add_argument("--lines", default="", help="only in these lines: 120 or 100-140")
     return parser.parse_args()
 
