@@ -88,20 +88,32 @@ def make_job(
     encoded = task.parameters.encode(args, kwargs, codec=form, limit_bytes=task.payload_max_bytes)
     given = {"payload": encoded.data, "codec": encoded.codec, **changes.fields}
     unique = changes.unique if changes.unique_given else task.unique
-    by_argument = task.ordering is not None and "ordering_key" not in given
-    if by_argument or isinstance(unique, Unique):
-        values = task.parameters.values(args, kwargs, codec=form)
-        if by_argument:
-            given["ordering_key"] = ordering_key(task, values)
-        if isinstance(unique, Unique):
-            given["unique"] = unique.key_of(task.name, values)
-    if isinstance(unique, str):
-        given["unique"] = named_key(unique, task.unique)
+    if unique is not None or task.ordering is not None:
+        given |= _keys(
+            task, unique, given, lambda: task.parameters.values(args, kwargs, codec=form)
+        )
     if changes.tags:
         given["tags"] = tuple(dict.fromkeys((*task.tags, *changes.tags)))
     if "id" not in given:
         given["id"] = new_id()
     return replace(site.model(), **given)
+
+
+def _keys(
+    task: Definition,
+    unique: Unique | str | None,
+    given: Mapping[str, object],
+    values: Callable[[], Mapping[str, object]],
+) -> dict[str, object]:
+    """The unique key and the ordering key, where the task or the caller asks for them."""
+    keys: dict[str, object] = {}
+    if task.ordering is not None and "ordering_key" not in given:
+        keys["ordering_key"] = ordering_key(task, values())
+    if isinstance(unique, Unique):
+        keys["unique"] = unique.key_of(task.name, values())
+    elif unique is not None:
+        keys["unique"] = named_key(unique, task.unique)
+    return keys
 
 
 def ordering_key(task: Definition, values: Mapping[str, object]) -> str:

@@ -2,7 +2,8 @@
 
 One writer thread with one connection commits everything. It takes all the calls that wait, runs
 them in one transaction, and answers them when that is durable: group commit. One reader thread
-with a connection of its own serves the looks, so that a slow one holds up no write.
+with a connection of its own serves the looks, so that a slow one holds up no write. A third, the
+`Tidier` of `connection.py`, moves the journal into the database.
 
 What waits for a change is woken at once by this process's own, within a poll by those of others.
 SQLite tells nobody of a commit, but `PRAGMA data_version` costs two microseconds and changes with

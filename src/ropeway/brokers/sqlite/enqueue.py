@@ -196,7 +196,8 @@ def _insert_plain(step: Step, jobs: Sequence[Job], calls: Sequence[str]) -> bool
     sql.run("SAVEPOINT plain")
     ids = [job.id.encode() for job in jobs]
     known = (step.now_ms, texts(calls), _minute(step))
-    if len(set(shapes)) == 1 and len(set(map(len, ids))) == 1:
+    counts = Counter(shapes)
+    if len(counts) == 1 and len(set(map(len, ids))) == 1:
         packed = blobs_of(map(bytes.__add__, ids, blobs))
         sql.run(_INSERT_ALIKE, (packed, *known, len(ids[0]), *shapes[0]))
     else:
@@ -206,7 +207,7 @@ def _insert_plain(step: Step, jobs: Sequence[Job], calls: Sequence[str]) -> bool
         sql.run("ROLLBACK TO plain")
     sql.run("RELEASE plain")
     if complete:
-        for (queue, _, code, *_), n in Counter(shapes).items():
+        for (queue, _, code, *_), n in counts.items():
             step.counts[queue, code] += n
         step.woke = True
     return complete
