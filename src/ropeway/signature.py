@@ -177,6 +177,13 @@ class Parameters:
             self._decoders[codec] = codecs.decoder(codec, self._payload, what=self._what)
         return payload
 
+    def given(self, name: str, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+        """What the caller gave for one parameter, as it is; its default if it was left out."""
+        value = getattr(self.bind(args, kwargs), name)
+        if value is msgspec.UNSET:
+            return _default(self._signature.parameters[name])
+        return value
+
     def values(
         self, args: Sequence[object], kwargs: Mapping[str, object], *, codec: Format = "json"
     ) -> dict[str, Any]:

@@ -131,7 +131,10 @@ async def _resending(
 
 
 def _raise_refusals(jobs: Sequence[Job], answers: Sequence[Enqueued]) -> None:
-    if all(answer.answer is EnqueueAnswer.OK for answer in answers):
+    for answer in answers:
+        if answer.answer is not EnqueueAnswer.OK:
+            break
+    else:
         return
     refused = [
         (job, answer)

@@ -5,10 +5,10 @@ import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast
 
-import msgspec
+from msgspec.structs import replace
 
 from ropeway import codec
 from ropeway.broker import EnqueueAnswer, Enqueued, JobStore
@@ -36,11 +36,11 @@ class Site:
     definition: Definition
     link: Link | None = None
     stub: bool = False
-    _fields: dict[str, Any] = field(default_factory=dict[str, Any])
+    _model: Job | None = None
 
     def bind(self, definition: Definition, link: Link) -> None:
         """Take the app's word: its defaults and routes, and the way to its broker."""
-        self.definition, self.link, self._fields = definition, link, {}
+        self.definition, self.link, self._model = definition, link, None
 
     def linked(self) -> Link:
         """The way to the broker. Raises ConfigError for a task of a `Tasks()` not yet included."""
@@ -51,28 +51,33 @@ class Site:
             )
         return self.link
 
+    def model(self) -> Job:
+        """What every job of this task has, with an id yet to be given."""
+        if self._model is None:
+            d = self.definition
+            self._model = Job(
+                id="",
+                task=d.name,
+                queue=d.queue,
+                priority=d.priority,
+                expires_after_ms=d.expires_after_ms,
+                retention_ms=d.retention_ms,
+                crash_max=d.crash_max,
+                on_parent_failed=d.on_parent_failed,
+                tags=tuple(dict.fromkeys(d.tags)),
+                limits=tuple(LimitKey(rule.name) for rule, _ in d.limits),
+            )
+        return self._model
+
     @property
     def keyed(self) -> bool:
         """Whether a job of this task takes keys from its arguments."""
         d = self.definition
         return d.ordering is not None or d.fair is not None or any(name for _, name in d.limits)
 
-    def fields(self) -> dict[str, Any]:
-        """What every job of this task has."""
-        if not self._fields:
-            d = self.definition
-            self._fields = {
-                "task": d.name,
-                "queue": d.queue,
-                "priority": d.priority,
-                "expires_after_ms": d.expires_after_ms,
-                "retention_ms": d.retention_ms,
-                "crash_max": d.crash_max,
-                "on_parent_failed": d.on_parent_failed,
-            }
-            if d.limits:
-                self._fields["limits"] = tuple(LimitKey(rule.name) for rule, _ in d.limits)
-        return self._fields
+    def return_type(self) -> Any:
+        """The result type, resolved when it is needed."""
+        return self.definition.parameters.return_type
 
 
 def make_job(
@@ -88,41 +93,81 @@ def make_job(
     task = site.definition
     form = changes.codec or task.codec
     encoded = task.parameters.encode(args, kwargs, codec=form, limit_bytes=task.payload_max_bytes)
-    given = {**site.fields(), **changes.fields}
+    given = {"payload": encoded.data, "codec": encoded.codec, **changes.fields}
     unique = changes.unique if changes.unique_given else task.unique
-    if site.keyed or isinstance(unique, Unique):
-        values = task.parameters.values(args, kwargs, codec=form)
-        _add_keys(task, given, values)
-        if isinstance(unique, Unique):
-            given["unique"] = unique.key_of(task.name, values)
-    if isinstance(unique, str):
-        given["unique"] = named_key(unique, task.unique)
-    if changes.limit_keys:
-        given["limits"] = _with_keys(task, given.get("limits", ()), changes.limit_keys)
-    if task.tags or changes.tags:
+    if unique is not None or changes.limit_keys or site.keyed:
+        given |= _keys(task, changes, given, _Arguments(task, args, kwargs, form))
+    if changes.tags:
         given["tags"] = tuple(dict.fromkeys((*task.tags, *changes.tags)))
-    given["id"] = given.get("id") or new_id()
-    return Job(payload=encoded.data, codec=encoded.codec, **given)
+    if "id" not in given:
+        given["id"] = new_id()
+    return replace(site.model(), **given)
 
 
-def _add_keys(task: Definition, given: dict[str, Any], values: Mapping[str, object]) -> None:
-    """The keys that the task takes from its arguments, where the caller gave none."""
+class _Arguments:
+    """The arguments of one call, for the keys that are taken from them."""
+
+    __slots__ = ("_args", "_form", "_kwargs", "_parameters", "_values")
+
+    def __init__(
+        self,
+        task: Definition,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        form: codec.Format,
+    ) -> None:
+        self._parameters = task.parameters
+        self._args = args
+        self._kwargs = kwargs
+        self._form: codec.Format = form
+        self._values: Mapping[str, object] | None = None
+
+    @property
+    def values(self) -> Mapping[str, object]:
+        """All of them by name, with defaults, as the function will see them."""
+        if self._values is None:
+            self._values = self._parameters.values(self._args, self._kwargs, codec=self._form)
+        return self._values
+
+    def key(self, name: str) -> str:
+        """One of them as a key: a text as it is, anything else as canonical JSON."""
+        given = self._parameters.given(name, self._args, self._kwargs)
+        return given if isinstance(given, str) else key_text(name, self.values)
+
+
+def _keys(
+    task: Definition, changes: Changes, given: Mapping[str, object], arguments: _Arguments
+) -> dict[str, object]:
+    """The keys that the task takes from its arguments or the caller gave."""
+    keys: dict[str, object] = {}
     if task.ordering is not None and "ordering_key" not in given:
-        given["ordering_key"] = ordering_key(task, values)
+        keys["ordering_key"] = f"{task.ordering}:{arguments.key(task.ordering)}"
     if task.fair is not None and "fair_key" not in given:
-        given["fair_key"] = tenant = key_text(task.fair.key, values)
-        given.setdefault("fair_weight", task.fair.weight_of(tenant))
+        keys["fair_key"] = tenant = arguments.key(task.fair.key)
+        if "fair_weight" not in given:
+            keys["fair_weight"] = task.fair.weight_of(tenant)
     if task.limits:
-        given["limits"] = tuple(
-            LimitKey(rule.name, "" if name is None else key_text(name, values))
+        limits = [
+            LimitKey(rule.name, "" if name is None else arguments.key(name))
             for rule, name in task.limits
-        )
+        ]
+        keys["limits"] = _with_keys(task, limits, changes.limit_keys)
+    elif changes.limit_keys:
+        _with_keys(task, (), changes.limit_keys)  # says that there are none
+    unique = changes.unique if changes.unique_given else task.unique
+    if isinstance(unique, Unique):
+        keys["unique"] = unique.key_of(task.name, arguments.values)
+    elif unique is not None:
+        keys["unique"] = named_key(unique, task.unique)
+    return keys
 
 
 def _with_keys(
     task: Definition, limits: Sequence[LimitKey], keys: Mapping[str, str]
 ) -> tuple[LimitKey, ...]:
     """The job's limits with the keys that the caller gave."""
+    if not keys:
+        return tuple(limits)
     for name in keys:
         if all(limit.name != name for limit in limits):
             known = ", ".join(repr(limit.name) for limit in limits) or "none"
@@ -145,7 +190,7 @@ def key_text(name: str, values: Mapping[str, object]) -> str:
 def named_key(key: str, like: Unique | None) -> UniqueKey:
     """A key given by the caller, held by the rules of the task's own `Unique`, if it has one."""
     rules = dataclasses.replace(like or Unique(), by=()).key_of("", {})
-    return msgspec.structs.replace(rules, key=key)
+    return replace(rules, key=key)
 
 
 class Call(Generic[R_co]):
@@ -179,15 +224,10 @@ def handle_of(site: Site | None, link: Link, enqueued: Enqueued) -> Handle[Any]:
     return Handle(
         JobRef(enqueued.id, enqueued.queue),
         link,
-        returns=any_type if site is None else returns(site),
+        returns=any_type if site is None else site.return_type,
         created=enqueued.answer is EnqueueAnswer.OK,
         dropped=enqueued.answer is EnqueueAnswer.DROPPED,
     )
-
-
-def returns(site: Site) -> Callable[[], Any]:
-    """The task's result type, resolved when it is needed."""
-    return lambda: site.definition.parameters.return_type
 
 
 class _TakesOne(Protocol[A_contra, R_co]):
@@ -241,7 +281,9 @@ class Task(Generic[P, R_co]):
 
     def handle(self, job: str | JobRef) -> Handle[R_co]:
         """The handle of a job of this task that was enqueued elsewhere. Reads nothing."""
-        return Handle(as_ref(job), self._site.linked(), returns=returns(self._site), created=False)
+        return Handle(
+            as_ref(job), self._site.linked(), returns=self._site.return_type, created=False
+        )
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R_co]:
         """Store a job that calls the task with these arguments; when it returns, it is durable.
@@ -287,7 +329,14 @@ class Task(Generic[P, R_co]):
             As `enqueue`. No job is stored unless all of them can be encoded.
         """
         task = cast("Task[..., R]", self)
-        return await enqueue_calls(task.site.linked(), [task.s(item) for item in items])
+        return await task._enqueue_all([(item,) for item in items])  # noqa: SLF001 - its own
+
+    async def _enqueue_all(self, calls: Sequence[tuple[object, ...]]) -> list[Handle[R_co]]:
+        """One job for each tuple of arguments."""
+        site, changes, link = self._site, self._changes, self._site.linked()
+        _refuse_shared_ids([changes.fields.get("id")] * len(calls))
+        jobs = [make_job(site, changes, args, {}) for args in calls]
+        return [handle_of(site, link, answer) for answer in await submit_by(link, link.store, jobs)]
 
     def enqueue_many_sync(self: _TakesOne[A, R], items: Iterable[A]) -> list[Handle[R]]:
         """`enqueue_many` for code without an event loop. Raises ConfigError where one runs."""
@@ -317,23 +366,23 @@ async def enqueue_calls(link: Link, calls: Sequence[Call[R]]) -> list[Handle[R]]
     for call in calls:
         if call.site.linked() is not link:
             raise ConfigError(f"{call!r} belongs to another app; enqueue it there")
-    _refuse_shared_ids(calls)
-    store = link.store
-    jobs = [call.job() for call in calls]
-    answers = await submit_by(link, store, jobs) if jobs else []
+    _refuse_shared_ids([call.changes.fields.get("id") for call in calls])
+    answers = await submit_by(link, link.store, [call.job() for call in calls])
     return [call.handle(answer) for call, answer in zip(calls, answers, strict=True)]
 
 
 async def submit_by(link: Link, store: JobStore, jobs: Sequence[Job]) -> list[Enqueued]:
     """Enqueue jobs into an app's open store, their big payloads offloaded; see `submit`."""
+    if not jobs:
+        return []
     if link.offload is not None:
         jobs = await link.offload.keep_payloads(jobs)
     return await submit(store, jobs, still_open=lambda: link.store, patience_ms=link.patience_ms)
 
 
-def _refuse_shared_ids(calls: Sequence[Call[Any]]) -> None:
+def _refuse_shared_ids(ids: Sequence[str | None]) -> None:
     """One id for several jobs would quietly make all but the first of them vanish."""
-    given = Counter(call.changes.fields.get("id") for call in calls)
+    given = Counter(ids)
     del given[None]
     if given and (most := given.most_common(1)[0])[1] > 1:
         raise ConfigError(

@@ -30,6 +30,14 @@ class Shares:
         """
         self._first = queue
 
+    def credits(self) -> dict[str, int]:
+        """Whose turn it is, to be given to `restore`."""
+        return dict(self._credits)
+
+    def restore(self, turns: dict[str, int]) -> None:
+        """Take back what was dealt since then: nobody had a job, so nobody pays for a turn."""
+        self._credits = turns
+
     def deal(self, places: int, *, exhausted: frozenset[str] = frozenset()) -> dict[str, int]:
         """How many of `places` each queue gets, leaving out the exhausted ones."""
         weights = {q: w for q, w in self._weights.items() if q not in exhausted}

@@ -15,7 +15,12 @@ from ropeway import (
     State,
     Unique,
 )
+from ropeway.brokers.memory import MemoryBroker
 from ropeway.errors import PayloadTooLarge
+from ropeway.job import Job
+from ropeway.runtime import Runtime
+from ropeway.submit import submit
+from ropeway.testing.manual_clock import ManualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -331,3 +336,20 @@ async def test_jobs_are_still_there_when_the_app_is_opened_again(app: Ropeway[No
         handle = await app.send("task")
     async with app:
         assert await handle.state() is State.AVAILABLE
+
+
+@pytest.mark.parametrize("wrong_ms", [-300_000, 300_000])
+async def test_a_delay_is_counted_by_the_brokers_clock_whatever_the_callers_says(wrong_ms: int):
+    clock, callers = ManualClock(), ManualClock()
+    callers.step_wall(wrong_ms)
+    broker = MemoryBroker(clock=clock)
+    await broker.open()
+    await submit(broker, [Job(id="j", task="t", delay_ms=1_000)], runtime=Runtime(clock=callers))
+    handed_out: list[int] = []
+    for more_ms in (999, 1):
+        clock.advance(more_ms)
+        await broker.maintain()
+        leases = await broker.reserve(["default"], worker="w", limit=1, lease_ms=1_000)
+        handed_out.append(len(leases))
+    assert handed_out == [0, 1]
+    await broker.close()

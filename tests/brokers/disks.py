@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
@@ -35,19 +36,28 @@ def load_checksums() -> None:
     connection._checksum_vfs()
 
 
-class SmallDisk(apsw.VFS):
-    """Refuses to let any file grow while it is full, as a file system without space does."""
+def is_sound(path: Path) -> bool:
+    """What SQLite itself finds in the whole file."""
+    sql = apsw.Connection(str(path), vfs=UNIX)
+    rows = sql.execute("PRAGMA integrity_check").fetchall()
+    sql.close()
+    return rows == [("ok",)]
+
+
+class BadDisk(apsw.VFS):
+    """Lets no file grow while it is full, and syncs none while it is broken."""
 
     def __init__(self) -> None:
-        super().__init__("small-disk", UNIX, makedefault=True)
+        super().__init__("bad-disk", UNIX, makedefault=True)
         self.is_full = False
+        self.is_broken = False
 
-    def xOpen(self, name: Any, flags: list[int]) -> "_SmallFile":  # noqa: N802 - APSW's name
-        return _SmallFile(self, name, flags)
+    def xOpen(self, name: Any, flags: list[int]) -> "_BadFile":  # noqa: N802 - APSW's name
+        return _BadFile(self, name, flags)
 
 
-class _SmallFile(apsw.VFSFile):
-    def __init__(self, disk: SmallDisk, name: Any, flags: list[int]) -> None:
+class _BadFile(apsw.VFSFile):
+    def __init__(self, disk: BadDisk, name: Any, flags: list[int]) -> None:
         super().__init__(UNIX, name, flags)
         self._disk = disk
 
@@ -55,3 +65,8 @@ class _SmallFile(apsw.VFSFile):
         if self._disk.is_full and offset + len(data) > self.xFileSize():
             raise apsw.FullError("no space")
         super().xWrite(data, offset)
+
+    def xSync(self, flags: int) -> None:  # noqa: N802 - APSW's name
+        if self._disk.is_broken:
+            raise apsw.IOError("the device failed")
+        super().xSync(flags)

@@ -1,11 +1,13 @@
 """A process that writes: `python sqlite_writer.py hang URL POINT | hammer URL SECONDS`.
 
-`hang` writes until it passes the crash point of that name, says so, and does nothing more: it then
-holds every lock of its transaction. `hammer` writes all the time, and tells how many jobs it
-enqueued and how many seconds the longest call took.
+`hang` writes until it passes the crash point of that name and does nothing more: it then holds
+every lock of its transaction. It tells the number of a child that it forks there and that outlives
+it, as a handler's may. `hammer` writes all the time, and tells how many jobs it enqueued and how
+many seconds the longest call took.
 """
 
 import asyncio
+import os
 import random
 import sys
 import threading
@@ -28,7 +30,9 @@ async def hang(broker: JobStore, point: str) -> None:
 
     def listen(passed: str) -> None:
         if passed == point:
-            print("holding", flush=True)
+            child = os.fork()
+            if child:
+                print(child, flush=True)
             threading.Event().wait()
 
     with crash.listening(listen):

@@ -8,18 +8,17 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
-from disks import SmallDisk, in_use
+from disks import BadDisk, in_use, is_sound
 
 from ropeway import Ropeway
 from ropeway.broker import Filter
 from ropeway.brokers.sqlite import SQLiteBroker
 from ropeway.brokers.sqlite.broker import Durability
-from ropeway.errors import StorageFull, StorageGone
+from ropeway.errors import Disconnected, StorageFull, StorageGone
 from ropeway.job import State
 from ropeway.outcome import Ack
-from ropeway.testing.steps import HOUR_MS, enqueue, make_job, record_of, take_one
+from ropeway.testing.steps import HOUR_MS, all_records, enqueue, make_job, record_of, take_one
 from ropeway.worker import Worker, WorkerOptions
 
 pytestmark = pytest.mark.anyio
@@ -58,7 +57,7 @@ def shim(folder: Path) -> Generator[Disk, None, None]:
     def set_full(to: bool) -> None:
         disk.is_full = to
 
-    with in_use(SmallDisk()) as disk:
+    with in_use(BadDisk()) as disk:
         yield Disk(folder, lambda: set_full(True), lambda: set_full(False))
 
 
@@ -112,13 +111,6 @@ async def test_a_full_disk_refuses_calls_by_name_and_is_over_when_there_is_space
     assert is_sound(disk.folder / "jobs.db")
 
 
-def is_sound(path: Path) -> bool:
-    sql = apsw.Connection(str(path))
-    rows = sql.execute("PRAGMA integrity_check").fetchall()
-    sql.close()
-    return rows == [("ok",)]
-
-
 async def test_a_new_file_on_a_full_disk_is_refused_by_name(disk: Disk) -> None:
     disk.fill()
     broker = SQLiteBroker(disk.folder / "jobs.db")
@@ -161,6 +153,20 @@ async def working(app: Ropeway[None]) -> AsyncIterator[Worker]:
     finally:
         worker.stop()
         await asyncio.wait_for(running, SOON_S)
+
+
+async def test_a_failed_sync_refuses_the_call_and_no_other(tmp_path: Path) -> None:
+    with in_use(BadDisk()) as disk:
+        async with opened(tmp_path / "jobs.db", "full") as broker:
+            kept = await enqueue(broker)
+            disk.is_broken = True
+            with pytest.raises(Disconnected, match="file system failed"):
+                await enqueue(broker)
+            assert [record.job.id for record in await all_records(broker)] == [kept.id]
+            disk.is_broken = False
+            await enqueue(broker)
+            assert await broker.count(Filter()) == 2
+    assert is_sound(tmp_path / "jobs.db")
 
 
 # ------------------------------------------------------------------------------ other files

@@ -46,15 +46,16 @@ async def writer_that_holds(
     broker: SQLiteBroker, point: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Another process, in the middle of a transaction."""
-    child = await start("hang", f"sqlite:///{broker.path}", point)
-    assert child.stdout is not None
+    writer = await start("hang", f"sqlite:///{broker.path}", point)
+    assert writer.stdout is not None
+    child = int(await writer.stdout.readline())
     try:
-        assert await child.stdout.readline() == b"holding\n"
-        yield child
+        yield writer
     finally:
-        if child.returncode is None:
-            child.kill()
-        await child.communicate()
+        os.kill(child, signal.SIGKILL)
+        if writer.returncode is None:
+            writer.kill()
+        await writer.communicate()
 
 
 def calls(broker: SQLiteBroker) -> list[Awaitable[Any]]:
@@ -75,12 +76,12 @@ async def test_others_go_on_when_a_writer_is_killed_in_the_middle(
 ) -> None:
     given = [make_job(queue="given") for _ in range(300)]
     await broker.enqueue(given)
-    async with writer_that_holds(broker, point) as child:
+    async with writer_that_holds(broker, point) as writer:
         waiting = calls(broker)
         await asyncio.sleep(0.2)
         before = await broker.count(Filter(queue="default"))
         killed_at = time.monotonic()
-        child.kill()
+        writer.kill()
         await asyncio.gather(*waiting)
         went_on_s = time.monotonic() - killed_at
     assert before == 0, "so they did wait"
@@ -98,13 +99,13 @@ async def test_a_writer_that_is_stopped_is_named_after_a_while(
 ) -> None:
     monkeypatch.setattr(connection, "WAIT_MAX_S", 0.2)
     monkeypatch.setattr(engine, "_WATCH_S", 0.05)
-    async with writer_that_holds(broker, "enqueue.written") as child:
-        child.send_signal(signal.SIGSTOP)
+    async with writer_that_holds(broker, "enqueue.written") as writer:
+        writer.send_signal(signal.SIGSTOP)
         answers = await asyncio.wait_for(asyncio.gather(*calls(broker), return_exceptions=True), 10)
         assert [type(answer) for answer in answers] == [Disconnected] * len(answers)
         assert "SIGCONT" in str(answers[0])
         if LOCKS.exists():  # noqa: ASYNC240 - nothing else runs here
-            assert f"process {child.pid} " in str(answers[0])
+            assert f"process {writer.pid} " in str(answers[0])
         late = SQLiteBroker(broker.path)
         with pytest.raises(Disconnected, match="SIGCONT"):
             await late.open()

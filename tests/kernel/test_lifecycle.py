@@ -9,8 +9,26 @@ from hypothesis import strategies as st
 
 from ropeway import lifecycle
 from ropeway.action import BuryJob, CancelJob, DeleteJob, EditJob, MoveJob, RetryJob, RunNow
-from ropeway.job import FINAL, UNFINISHED, WAITING, Crash, Failure, Job, State, Status, UniqueKey
-from ropeway.lifecycle import CRASH_WINDOW_MS, ERRORS_KEPT, RETENTION_MS, TRANSITIONS, Event
+from ropeway.job import (
+    FINAL,
+    UNFINISHED,
+    WAITING,
+    Crash,
+    Failure,
+    Job,
+    JobRef,
+    State,
+    Status,
+    UniqueKey,
+)
+from ropeway.lifecycle import (
+    COMPLETED_KEPT,
+    CRASH_WINDOW_MS,
+    ERRORS_KEPT,
+    RETENTION_MS,
+    TRANSITIONS,
+    Event,
+)
 from ropeway.outcome import Ack, Bury, Cancel, Outcome, Release, Retry, Snooze
 
 NOW = 1_000_000_000
@@ -58,6 +76,16 @@ class TestTable:
         reached = {to for row in TRANSITIONS.values() for targets in row.values() for to in targets}
         left = {state for row in TRANSITIONS.values() for state in row}
         assert reached == left == set(State)
+
+    @pytest.mark.parametrize("kind", [Ack, Retry, Snooze, Release, Bury])
+    def test_the_row_of_an_outcome_is_where_it_leads_with_and_without_a_request_to_cancel(
+        self, kind
+    ):
+        reached = {
+            lifecycle.settle(running(cancel_requested=asked), outcome(kind), now_ms=NOW).state
+            for asked in (False, True)
+        }
+        assert TRANSITIONS[Event(kind.__name__.lower())][State.RUNNING] == reached
 
     def test_an_illegal_transition_is_a_programmers_error(self):
         with pytest.raises(AssertionError, match="due cannot take a job from completed"):
@@ -283,6 +311,20 @@ class TestPruning:
         else:
             assert keep_ms == retention_ms
 
+    def test_a_record_outlives_its_retention_only_while_it_holds_its_key(self):
+        unique = UniqueKey(key="k", window_ms=500)
+        for state, keep_ms in ((State.COMPLETED, 500), (State.CANCELLED, 3)):
+            held = job(unique=unique, retention_ms=3)
+            assert lifecycle.prune_at_ms(held, status(state)) == NOW + keep_ms
+
+    def test_what_is_kept_and_for_how_long(self):
+        assert RETENTION_MS == {
+            State.COMPLETED: DAY_MS // 24 // 6,
+            State.CANCELLED: DAY_MS,
+            State.DEAD: 90 * DAY_MS,
+        }
+        assert (COMPLETED_KEPT, ERRORS_KEPT, CRASH_WINDOW_MS) == (100_000, 10, DAY_MS)
+
     def test_an_unfinished_job_is_not_pruned(self):
         with pytest.raises(AssertionError):
             lifecycle.prune_at_ms(job(), status(State.AVAILABLE))
@@ -325,20 +367,21 @@ class TestOperators:
         assert again == status(State.AVAILABLE, due_ms=NOW + 9, errors=(failure,))
 
     def test_run_now_never_makes_a_job_later(self):
-        early = status(State.SCHEDULED, due_ms=NOW + 5, attempt=3)
+        early = status(State.SCHEDULED, due_ms=NOW + 5, attempt=3, reason="why it was snoozed")
         (_, now) = lifecycle.act(job(), early, RunNow(ref=job().ref), now_ms=NOW) or (None, early)
-        assert (now.state, now.due_ms, now.attempt) == (State.AVAILABLE, NOW, 3)
+        assert now == status(State.AVAILABLE, due_ms=NOW, attempt=3)
         waiting = status(State.AVAILABLE, due_ms=NOW - 5)
         (_, now) = lifecycle.act(job(), waiting, RunNow(ref=job().ref), now_ms=NOW) or (None, early)
         assert now.due_ms == NOW - 5
 
     def test_an_edit_keeps_who_the_job_is(self):
-        old = job(parents=("p",), queue="q", revision=3)
+        old = job(parents=("p",), unblocks=(JobRef("c", "q"),), queue="q", revision=3)
         edit = EditJob(ref=old.ref, job=Job(id="x", task="t2", payload=b"new", queue="other"))
         changed = lifecycle.act(old, status(State.AVAILABLE), edit, now_ms=NOW + 1)
         assert changed is not None
         new, after = changed
         assert (new.id, new.queue, new.parents, new.created_at_ms) == ("j", "q", ("p",), NOW)
+        assert new.unblocks == old.unblocks
         assert (new.task, new.payload, new.revision) == ("t2", b"new", 4)
         assert after == status(State.AVAILABLE)
 

@@ -133,7 +133,7 @@ def test_a_bad_answer_of_a_custom_function_is_refused_by_the_functions_name(answ
         return answer
 
     with pytest.raises(ConfigError, match=r"my_curve, attempt 2: delay=.*"):
-        Backoff.custom(my_curve).delay_ms(2, random=Random(0))
+        Backoff.custom(my_curve, cap=0.5).delay_ms(2, random=Random(0))
 
 
 def test_an_error_in_a_custom_function_is_reported_by_its_name_and_kept_as_the_cause():
@@ -233,6 +233,8 @@ def test_the_nearest_class_decides_between_the_lists():
     policy = RetryPolicy(backoff=FLAT, never=(ConnectionResetError,), free=(ConnectionError,))
     assert decide(policy, ConnectionResetError()) == GiveUp("never retried: ConnectionResetError")
     policy = RetryPolicy(never=(OSError,), rules={TimeoutError: Rule(backoff=FLAT)})
+    assert decide(policy, TimeoutError()) == Again(5000, counted=True)
+    policy = RetryPolicy(backoff=FLAT, never=(OSError,), only=(TimeoutError,))
     assert decide(policy, TimeoutError()) == Again(5000, counted=True)
 
 

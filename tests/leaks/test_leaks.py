@@ -1,15 +1,18 @@
 """What a process holds does not grow: descriptors, threads, tasks, the write-ahead log.
 
-The long version, with memory: `python -m ropeway.testing.soak URL --jobs 1000000`.
+The long version, with memory: `python -m ropeway.testing.soak URL --jobs 1000000`; apps come and go
+10,000 times with `HYPOTHESIS_PROFILE=nightly`.
 """
 
 import asyncio
 import gc
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
+from ropeway.app import Ropeway
 from ropeway.broker import JobStore
 from ropeway.brokers.memory import MemoryBroker
 from ropeway.brokers.sqlite import SQLiteBroker
@@ -21,6 +24,7 @@ from ropeway.testing.steps import ids, make_job, take
 pytestmark = pytest.mark.anyio
 
 WAL_MAX_BYTES = 64 * 2**20
+CYCLES = 10_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 100
 
 
 def held() -> tuple[int, int, int]:
@@ -57,6 +61,27 @@ async def test_opening_and_closing_an_sqlite_broker_leaks_nothing(
     before = held()
     for _ in range(200):
         await cycle(broker(), make_job())
+    assert held() == before
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_apps_that_come_and_go_leave_nothing_behind(kind: str, tmp_path: Path) -> None:
+    url = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/jobs.db?durability=fast"}[kind]
+
+    async def come_and_go() -> None:
+        app = Ropeway(url)
+
+        @app.task
+        async def noop(number: int) -> int:
+            return number
+
+        async with app:
+            await noop.enqueue(1)
+
+    await come_and_go()
+    before = held()
+    for _ in range(CYCLES):
+        await come_and_go()
     assert held() == before
 
 

@@ -94,7 +94,7 @@ FORGED: dict[str, tuple[str, list[Event]]] = {
     "an innocent is buried": ("R3", [record(state="dead", reason="crashed_worker")]),
     "poison starts too often": (
         "R3",
-        [*(start(n, n) for n in range(5)), record(state="dead", task="poison")],
+        [*(start(n, n, job="j-poison") for n in range(5)), record("j-poison", state="dead")],
     ),
     "two hold a unique key": (
         "U1",

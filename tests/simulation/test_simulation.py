@@ -53,6 +53,8 @@ def test_each_kind_of_fault_happens_and_hits_jobs_that_are_running(broker: str) 
     stale = [e for e in events if e.kind == "settle" and e.facts["answer"] == "lost"]
     repeated = [e for e in events if e.kind == "again"]
     crashed = [e for e in events if e.kind == "record" and e.facts["crashes"]]
+    died = [e for e in events if e.kind == "settle" and e.facts["outcome"] == "Crashed"]
     assert len(stale) > 3
     assert len(repeated) > 5
     assert len(crashed) > 20
+    assert len(died) > 5

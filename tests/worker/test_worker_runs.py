@@ -10,16 +10,61 @@ from typing import Any
 
 import msgspec
 import pytest
-from worker_bench import Bench, until
+from worker_bench import Bench, define, until
 
 from ropeway import codec, verdict
+from ropeway.brokers.memory import MemoryBroker
 from ropeway.context import Context, current_job
 from ropeway.errors import ConfigError, SoftTimeout
-from ropeway.job import State
+from ropeway.job import Lease, State
 from ropeway.retry import RetryPolicy
+from ropeway.runtime import Runtime
+from ropeway.testing.manual_clock import ManualClock
+from ropeway.testing.steps import make_job
 from ropeway.worker import Ended
+from ropeway.worker.outage import Outage
+from ropeway.worker.run import Run
+from ropeway.worker.runner import TURN_MS, Runner
+from ropeway.worker.settler import Settler
 
 pytestmark = pytest.mark.anyio
+
+NO_SAVES: Any = None
+
+
+async def test_however_many_slots_run_the_loop_has_its_turn_soon() -> None:
+    clock = ManualClock()
+    runtime = Runtime(clock=clock)
+    outage = Outage(runtime)
+    gate, done = asyncio.Event(), 0
+
+    async def wait() -> None:
+        await gate.wait()
+
+    async def busy() -> None:
+        nonlocal done
+        clock.advance(1)
+        done += 1
+
+    def runs(name: str, number: int) -> list[Run]:
+        jobs = [make_job(task=name) for _ in range(number)]
+        leases = [Lease(job=job, attempt=1, token=1, expires_at_ms=0) for job in jobs]
+        return [Run(lease, NO_SAVES, 0, clock.mono_ms() + 60_000) for lease in leases]
+
+    settler = Settler(MemoryBroker(), set(), lease_ms=60_000, outage=outage, runtime=runtime)
+    tasks = {"wait": define(wait), "busy": define(busy)}
+    runner = Runner(tasks, settler, concurrency=10, state=None, runtime=runtime)
+    runner.feed(runs("wait", 10))
+    await until(lambda: runner.busy == 10)
+    runner.feed(runs("busy", 100))
+    gate.set()
+    most = 0
+    while done < 100:
+        before = done
+        await asyncio.sleep(0)
+        most = max(most, done - before)
+    assert 0 < most <= TURN_MS
+    await runner.close()
 
 
 async def test_a_result_is_stored_and_the_worker_ends_its_burst(bench: Bench) -> None:

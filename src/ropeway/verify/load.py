@@ -78,7 +78,7 @@ def faults_of(kills: int, *, url: str) -> dict[str, int]:
     """How often each kind of fault strikes in a run with so many kills, on the broker of a URL.
 
     Of the kills, a fifth each strikes all workers, a producer, and a worker of an idle queue; one
-    in twenty a child of a supervisor (20 at most), the rest single workers. Freezes and rolling
+    in twenty a child of a supervisor (22 at most), the rest single workers. Freezes and rolling
     restarts come on top: a quarter of the number of kills each, 60 at most; so does each fault of
     the network, where the broker is a server. From 120 kills on every kind but the last strikes
     more than 20 times.
@@ -86,7 +86,7 @@ def faults_of(kills: int, *, url: str) -> dict[str, int]:
     if kills < 5:
         raise ConfigError(f"kills={kills}: give 5 or more, so that every kind of fault occurs")
     fifth = max(1, kills // 5, min(HITS_MIN + 2, kills // 4))
-    child = max(1, min(HITS_MIN, kills // 20))
+    child = max(1, min(HITS_MIN + 2, kills // 20))
     beside = max(2, min(60, kills // 4))
     return {
         "kill_one": kills - 3 * fifth - child,

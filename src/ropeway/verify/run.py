@@ -168,8 +168,9 @@ class _Stage:
         await probes.poison()
         await probes.block()
         nemesis = Nemesis(self.plan, self.fleet, self.sight, self.network)
-        async with self._pausing(), self._reviving(), self._telling(nemesis):
-            await nemesis.storm()
+        async with self._pausing(), self._reviving():
+            async with self._telling(nemesis):
+                await nemesis.storm()
             self.tell("quiet: waiting until every job has ended")
             self.fleet.kill("last", *self.fleet.names("producer"))
             self.fleet.forget("producer")
@@ -258,7 +259,7 @@ class _Stage:
         """Say now and then how far the storm is."""
 
         async def tell_again_and_again() -> None:
-            while nemesis.struck < nemesis.planned:
+            while True:
                 await asyncio.sleep(TELL_EVERY_S)
                 self.tell(f"  {nemesis.struck} of {nemesis.planned} strikes")
 

@@ -26,7 +26,7 @@ _log = logging.getLogger("ropeway.worker")
 SLOT_NAME: Final = "ropeway-slot"
 CLOSE_S: Final = 1.0
 TURN_MS: Final = 5
-"""How long a slot runs handlers that never wait before it lets the rest of the loop run."""
+"""How long handlers that never wait are run before the rest of the loop has its turn."""
 
 
 class Runner:
@@ -59,6 +59,8 @@ class Runner:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._slots: dict[asyncio.Task[None], None] = {}  # this and the next: in order
         self._running: dict[Run, None] = {}
+        self._turn_until_ms = 0
+        self._turn_is_over = False
         self.concurrency: int = options.concurrency
         self.ended: int = 0
         self.on_room: Callable[[], None] | None = None
@@ -84,6 +86,8 @@ class Runner:
     def feed(self, runs: list[Run]) -> None:
         """Take runs to be started as soon as there is a free slot."""
         self._buffer.extend(runs)
+        if not self._turn_is_over:
+            self._begin_turn()
         self._wake(1)
 
     def tune(self, concurrency: int) -> None:
@@ -141,23 +145,31 @@ class Runner:
 
     async def _slot(self) -> None:
         me = cast("asyncio.Task[None]", asyncio.current_task())
-        turn_until_ms = self.now_ms() + TURN_MS
         try:
             while len(self._slots) <= self.concurrency:
                 if not self._buffer:
                     idle = asyncio.get_running_loop().create_future()
                     self._idle.append(idle)
                     await idle
-                elif self.now_ms() >= turn_until_ms:
+                elif self.now_ms() >= self._turn_until_ms:
+                    self._end_turn()
                     await asyncio.sleep(0)
                 else:
-                    waiting = self._begin_some(turn_until_ms)
-                    if waiting is None:
-                        continue
-                    await self._go_on(*waiting, me)
-                turn_until_ms = self.now_ms() + TURN_MS
+                    waiting = self._begin_some(self._turn_until_ms)
+                    if waiting is not None:
+                        await self._go_on(*waiting, me)
         finally:
             self._slots.pop(me, None)
+
+    def _end_turn(self) -> None:
+        """Begin another one when the rest of the loop has run: slots share it, however many."""
+        if not self._turn_is_over:
+            self._turn_is_over = True
+            asyncio.get_running_loop().call_soon(self._begin_turn)
+
+    def _begin_turn(self) -> None:
+        self._turn_is_over = False
+        self._turn_until_ms = self.now_ms() + TURN_MS
 
     def _begin_some(self, until_ms: int) -> tuple[Run, Rest] | None:
         """Begin runs until one has to wait for something: it, and what is left of it.

@@ -93,11 +93,14 @@ def reserve(state: State, queues: Queues, *, worker: str, limit: int, lease_ms: 
     if isinstance(queues, Mapping):
         shares = state.shares.setdefault(tuple(queues.items()), Shares(queues))
         exhausted = set(paused)
+        before = shares.credits()
         while call.left and len(exhausted) < len(queues):
             dealt = shares.deal(call.left, exhausted=frozenset(exhausted))
             for queue, places in dealt.items():
                 if 0 < places <= call.left and call.take(queue, places) < places:
                     exhausted.add(queue)
+        if not call.taken:
+            shares.restore(before)
         if call.passed_over is not None or (call.taken and _suspect(call.taken[0])):
             shares.favour(call.passed_over)
     else:

@@ -33,7 +33,7 @@ from ropeway.brokers.sqlite import inspect, operate, schema
 from ropeway.brokers.sqlite import maintain as maintaining
 from ropeway.brokers.sqlite import reserve as reserving
 from ropeway.brokers.sqlite import settle as settling
-from ropeway.brokers.sqlite.connection import Connection, Gate, Identity, named
+from ropeway.brokers.sqlite.connection import Connection, Gate, Identity, Tidier, named
 from ropeway.brokers.sqlite.engine import (
     HEAVY,
     Bell,
@@ -85,6 +85,7 @@ class _Opened:
                 connections.append(Connection(path, synchronous=synchronous))
                 schema.migrate(connections[0], path)
                 floor_ms = schema.begin(connections[0], clock.mono_ms())
+                connections.append(Connection(path, synchronous=synchronous))
                 for _ in range(2):
                     connections.append(  # noqa: PERF401 - those opened so far must be closed
                         Connection(path, synchronous=synchronous, readonly=True)
@@ -94,23 +95,26 @@ class _Opened:
                 connection.close()
             gate.close()
             raise
-        self.writer = Writer(path, gate, connections[0], clock, floor_ms=floor_ms)
-        self.bell = Bell(self.loop, connections[2])
+        writer, tidier, reader, looker = connections
+        self.tidier = Tidier(tidier, start=start_thread)
+        writer.on_commit(self.tidier.note)
+        self.writer = Writer(path, gate, writer, clock, floor_ms=floor_ms)
+        self.bell = Bell(self.loop, looker)
         self._is_lost = Identity(path).is_lost
         writing = Desk(
-            serve=self.writer.serve_and_tidy,
+            serve=self.writer.serve,
             ring=self.bell.ring,
             is_lost=self._is_lost,
-            close=self.writer.close,
+            close=self._close_writing,
             is_stuck=lambda: gate.is_stuck(self.loop.time()),
         )
         if durability == "fast":
             writing = replace(writing, serve_now=self.writer.serve_now)
         reading = Desk(
-            serve=partial(serve_reads, path=path, connection=connections[1], reader=self._reader),
+            serve=partial(serve_reads, path=path, connection=reader, reader=self._reader),
             ring=self.bell.ring,
             is_lost=self._is_lost,
-            close=connections[1].close,
+            close=reader.close,
         )
         self.writes = Lane("ropeway-sqlite-write", self.loop, writing, start=start_thread)
         self.reads = Lane("ropeway-sqlite-read", self.loop, reading, start=start_thread)
@@ -132,6 +136,10 @@ class _Opened:
         """Raise what a lane would answer, for looks that go past the lanes."""
         if lost := self._is_lost():
             raise lost
+
+    def _close_writing(self) -> None:
+        self.tidier.close()
+        self.writer.close()
 
     async def close(self) -> None:
         self.bell.close()

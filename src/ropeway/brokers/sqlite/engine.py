@@ -2,7 +2,8 @@
 
 One writer thread with one connection commits everything. It takes all the calls that wait, runs
 them in one transaction, and answers them when that is durable: group commit. One reader thread
-with a connection of its own serves the looks, so that a slow one holds up no write.
+with a connection of its own serves the looks, so that a slow one holds up no write. A third, the
+`Tidier` of `connection.py`, moves the journal into the database.
 
 What waits for a change is woken at once by this process's own, within a poll by those of others.
 SQLite tells nobody of a commit, but `PRAGMA data_version` costs two microseconds and changes with
@@ -33,8 +34,6 @@ from ropeway.runtime import StartThread
 GROUP_MAX: Final = 512  # turns of the event loop in one transaction
 LIGHT_MAX: Final = 128  # jobs that may be served on the loop's own thread: 1 or 2 ms
 HEAVY: Final = LIGHT_MAX + 1
-CHECKPOINT_PAGES: Final = 4_000  # 16 MB
-TRUNCATE_PAGES: Final = 8_000
 _FAST_S: Final = 0.002
 _SLOW_S: Final = 0.025
 _SLOWER: Final = 1.1  # from one look to the next, once `_LIVELY_S` have passed without work
@@ -312,12 +311,7 @@ class Writer:
         self._connection = connection
         self._clock = clock
         self._wall = ForwardClock(clock, floor_ms=floor_ms)
-        self._journal_pages = 0
         self._rules = RulesCache()
-        connection.on_commit(self._note_journal)
-
-    def _note_journal(self, pages: int) -> None:
-        self._journal_pages = pages
 
     def now_ms(self) -> int:
         """The wall clock that schedules are kept by."""
@@ -329,45 +323,41 @@ class Writer:
         self._gate.close()
 
     def serve(self, calls: list[Call]) -> bool:
-        """Run the calls in one transaction. A caller's mistake fails that call alone.
+        """Run the calls in one transaction. A caller's mistake fails that call alone."""
+        with self._gate.held():
+            return self._serve(calls)
+
+    def _serve(self, calls: list[Call]) -> bool:
+        """`serve` inside the gate.
 
         First all run as if none could fail, several calls of one verb at once; when one does
         fail, the transaction is rolled back and each runs again behind a savepoint of its own.
         """
         try:
-            return self._transaction(lambda: self._run_together(calls))
+            with self._connection.transaction():
+                return self._run_together(calls)
         except Exception as error:  # noqa: BLE001 - any failure belongs to one of the callers
             if len(calls) == 1 or _is_of_the_store(error):
                 self._fail(calls, error)
                 return False
         try:
-            return self._transaction(lambda: self._run_apart(calls))
+            with self._connection.transaction():
+                return self._run_apart(calls)
         except apsw.Error as error:
             self._fail(calls, error)
             return False
-
-    def serve_and_tidy(self, calls: list[Call]) -> bool:
-        """`serve`, then move what the journal holds into the database when it is long.
-
-        That happens outside the gate, so that other processes may write meanwhile, and never on
-        the event loop.
-        """
-        woke = self.serve(calls)
-        if self._journal_pages >= CHECKPOINT_PAGES:
-            with suppress(apsw.Error):  # whoever reads or writes now: the next commit tries again
-                self._connection.checkpoint(truncate=self._journal_pages >= TRUNCATE_PAGES)
-        return woke
 
     def serve_now(self, calls: list[Call]) -> bool | None:
         """Serve light calls on the loop's thread; None when anything could hold them up."""
         if sum(call.weight for call in calls) > LIGHT_MAX:
             return None
-        if self._journal_pages >= CHECKPOINT_PAGES or not self._gate.take_now():
+        if not self._gate.take_now():
             return None
+        self._connection.wait_for_locks(ms=0)
         try:
-            with self._connection.impatient():
-                woke = self.serve(calls)
+            woke = self._serve(calls)
         finally:
+            self._connection.wait_for_locks()
             self._gate.let_go()
         if isinstance(calls[0].error, Disconnected):  # another program writes: wait in the thread
             for call in calls:
@@ -383,10 +373,6 @@ class Writer:
     def _named(self, error: Exception) -> Exception:
         return error_of(error, self._path) if isinstance(error, apsw.Error) else error
 
-    def _transaction(self, run: Callable[[], bool]) -> bool:
-        with self._gate.held(), self._connection.transaction():
-            return run()
-
     def _step(self) -> Step:
         """A step of the transaction that is open now."""
         return Step(
@@ -400,8 +386,9 @@ class Writer:
         calls = [call for call in calls if not call.future.done()]  # the turn may have come late
         step = self._step()
         done: set[Verb] = set()
+        alone = len(calls) == 1
         for call in calls:
-            if call.together is None:
+            if alone or call.together is None:
                 call.result = call.verb(step, call.argument)
             elif call.together not in done:
                 done.add(call.together)

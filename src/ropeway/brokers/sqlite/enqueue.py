@@ -21,28 +21,41 @@ from ropeway.brokers.sqlite.rows import (
 )
 from ropeway.brokers.sqlite.step import Step
 from ropeway.errors import IdConflict
-from ropeway.job import WAITING, Job, JobRef, State
+from ropeway.job import WAITING, Job, JobRef, State, Status
 
 _ANSWERS = msgspec.msgpack.Decoder(list[Enqueued])
 
-# For jobs that differ in their ids and words alone: ?1: of each its id, of ?2 bytes, and its words;
-# ?3: now; then the columns that they share. Three times as fast as the statement for any jobs.
-_INSERT_ALIKE = """
+# One job alone, without the detour by arrays: its columns, then the call, the minute and now.
+_INSERT_ALONE = """
 INSERT INTO jobs (id, queue, task, state, priority, due_ms, created_at_ms, overdue_at_ms, flags,
   rank, job)
-SELECT CAST(substr(value, 1, ?2) AS TEXT), ?4, ?5, ?6, ?7, ?8, ?3, ?9, ?10, ?11,
-  substr(value, ?2 + 1)
-FROM carray(?1) WHERE true
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11
+WHERE NOT EXISTS (
+  SELECT 1 FROM calls WHERE minute IN (?13, ?13 - 1) AND id = ?12 AND until_ms > ?7)
 ON CONFLICT DO NOTHING
 """
-# ?1: JSON, one array of columns a job, with the place of its words in ?2; ?3: now.
-_INSERT_EACH = """
+# ?2: now. No job is inserted if a call of the ids ?3 came before, this minute, ?4, or the last one.
+_UNLESS_KNOWN = """
+WHERE NOT EXISTS (SELECT 1 FROM calls WHERE minute IN (?4, ?4 - 1) AND until_ms > ?2
+  AND id IN (SELECT value FROM carray(?3)))
+ON CONFLICT DO NOTHING
+"""
+# For jobs that differ in their ids and words alone: ?1: of each its id, of ?5 bytes, and its words;
+# then the columns that they share. Three times as fast as the statement for any jobs.
+_INSERT_ALIKE = f"""
 INSERT INTO jobs (id, queue, task, state, priority, due_ms, created_at_ms, overdue_at_ms, flags,
   rank, job)
-SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, ?3, value->>6,
-  value->>7, CAST(value->>8 AS REAL), substr(?2, value->>9, value->>10)
-FROM json_each(?1) WHERE true
-ON CONFLICT DO NOTHING
+SELECT CAST(substr(value, 1, ?5) AS TEXT), ?6, ?7, ?8, ?9, ?10, ?2, ?11, ?12, ?13,
+  substr(value, ?5 + 1)
+FROM carray(?1) {_UNLESS_KNOWN}
+"""
+# ?1: JSON, one array of columns a job, with the place of its words in ?5.
+_INSERT_EACH = f"""
+INSERT INTO jobs (id, queue, task, state, priority, due_ms, created_at_ms, overdue_at_ms, flags,
+  rank, job)
+SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, ?2, value->>6,
+  value->>7, CAST(value->>8 AS REAL), substr(?5, value->>9, value->>10)
+FROM json_each(?1) {_UNLESS_KNOWN}
 """
 # Of the lowest priority the oldest that were never started, more than one since some are needed.
 _TO_DROP = """
@@ -52,7 +65,11 @@ ORDER BY priority, seq LIMIT 100
 _AVAILABLE = CODE[State.AVAILABLE]
 _BOUNDED = (State.PENDING, State.SCHEDULED, State.AVAILABLE)
 _STATEMENT_MAX_BYTES = 256 * 1024 * 1024  # a quarter of what SQLite takes as one value
-_REMEMBER_CALL = "INSERT INTO calls (id, until_ms, answers) VALUES (?, ?, ?)"
+_REMEMBER_CALL = "INSERT INTO calls (minute, id, until_ms, answers) VALUES (?, ?, ?, ?)"
+_KNOWN_CALLS = """
+SELECT id, answers FROM calls WHERE minute IN (?1, ?1 - 1) AND until_ms > ?2
+  AND id IN (SELECT value FROM carray(?3))
+"""
 
 
 class Call(NamedTuple):
@@ -70,13 +87,67 @@ def enqueue(step: Step, call: Call) -> list[Enqueued]:
 def enqueue_many(step: Step, calls: Sequence[Call]) -> list[list[Enqueued]]:
     """Several callers' calls in one go.
 
+    New plain jobs are written by one statement, which itself looks whether a call or an id is
+    known. Only when one is, the calls are looked into.
+
     Raises:
-        IdConflict: of any of the calls; the transaction must then be rolled back.
+        IdConflict, ConfigError: of any of the calls; the transaction must then be rolled back.
     """
+    step.flow.refuse_unknown(job for call in calls for job in call.jobs)
+    if len(calls) == 1 and len(calls[0].jobs) == 1:
+        answers = [_stored(calls[0])] if _enqueue_alone(step, *calls[0]) else None
+    else:
+        answers = _enqueue_plain(step, calls)
+    if answers is None:
+        answers = _enqueue_each(step, calls)
+    crash.point("enqueue.written")
+    return answers
+
+
+def _enqueue_alone(step: Step, jobs: Sequence[Job], call_id: str | None) -> bool:
+    """Insert one job; False, with nothing written, unless it is plain, and new as its call is."""
+    (job,) = jobs
+    if not _is_plain(job) or not _have_room(step, jobs):
+        return False
+    stamped, status = lifecycle.admit(job, seq=0, now_ms=step.now_ms)
+    shape = _shape(step, stamped, status)
+    sql = step.sql
+    values = (job.id, *shape[:5], step.now_ms, *shape[5:], encode(stamped))
+    sql.run(_INSERT_ALONE, (*values, call_id, _minute(step)))
+    if not sql.changes:
+        step.flow.turns.drop()
+        return False
+    if call_id is not None:
+        sql.run(_REMEMBER_CALL, (_minute(step), call_id, step.now_ms + CALLS_KEPT_MS, None))
+    step.counts[job.queue, CODE[status.state]] += 1
+    step.woke = True
+    return True
+
+
+def _shape(step: Step, job: Job, status: Status) -> tuple[Any, ...]:
+    """The columns of a new plain job besides its id, the time and its words."""
+    code = CODE[status.state]
+    rank = step.flow.turns.join(job) if code == _AVAILABLE else 0.0
+    due = (status.due_ms, overdue_at_ms(job), flags_of(job, status), rank)
+    return (job.queue, job.task, code, job.priority, *due)
+
+
+def _enqueue_plain(step: Step, calls: Sequence[Call]) -> list[list[Enqueued]] | None:
+    """Insert the jobs of all calls; None, with nothing written, unless all are new and plain."""
+    jobs = [job for call in calls for job in call.jobs]
+    ids = [call.call_id for call in calls if call.call_id is not None]
+    if len(set(ids)) < len(ids) or not _insert_plain(step, jobs, ids):
+        return None
+    minute, until_ms = _minute(step), step.now_ms + CALLS_KEPT_MS
+    step.sql.run_many(_REMEMBER_CALL, [(minute, call_id, until_ms, None) for call_id in ids])
+    return [_stored(call) for call in calls]
+
+
+def _enqueue_each(step: Step, calls: Sequence[Call]) -> list[list[Enqueued]]:
+    """Look into the calls; see `enqueue_many`."""
     known = _known_answers(step, calls)
     fresh = [call for call in calls if call.call_id not in known]
     jobs = [job for call in fresh for job in call.jobs]
-    step.flow.refuse_unknown(jobs)
     done = insert_all(step, jobs)
     answers: list[list[Enqueued]] = []
     at = 0
@@ -89,29 +160,48 @@ def enqueue_many(step: Step, calls: Sequence[Call]) -> list[list[Enqueued]]:
         answers.append(mine)
         if call.call_id is not None:
             known[call.call_id] = mine
-            step.sql.run(_REMEMBER_CALL, (call.call_id, step.now_ms + CALLS_KEPT_MS, encode(mine)))
-    crash.point("enqueue.written")
+            kept = (_minute(step), call.call_id, step.now_ms + CALLS_KEPT_MS, encode(mine))
+            step.sql.run(_REMEMBER_CALL, kept)
     return answers
+
+
+def _stored(call: Call) -> list[Enqueued]:
+    """The answers to a call all of whose jobs are new."""
+    return [Enqueued(EnqueueAnswer.OK, job.id, job.queue) for job in call.jobs]
+
+
+def _minute(step: Step) -> int:
+    """What calls are kept by: those that are remembered are of this minute or the one before."""
+    return step.now_ms // CALLS_KEPT_MS
 
 
 def _known_answers(step: Step, calls: Sequence[Call]) -> dict[str, list[Enqueued]]:
     """What calls that came before were answered."""
-    ids = [call.call_id for call in calls if call.call_id is not None]
-    if not ids:
-        return {}
-    found = step.sql.rows(
-        "SELECT id, answers FROM calls WHERE id IN (SELECT value FROM carray(?)) AND until_ms > ?",
-        (texts(ids), step.now_ms),
-    )
-    return {call_id: _ANSWERS.decode(blob) for call_id, blob in found}
+    by_id = {call.call_id: call for call in calls if call.call_id is not None}
+    found = step.sql.rows(_KNOWN_CALLS, (_minute(step), step.now_ms, texts(by_id)))
+    return {
+        call_id: _stored(by_id[call_id]) if blob is None else _ANSWERS.decode(blob)
+        for call_id, blob in found
+    }
 
 
 def insert_all(step: Step, jobs: Sequence[Job]) -> list[Enqueued]:
     """Insert jobs in their order; the answers by position."""
-    if all(map(_is_plain, jobs)) and _have_room(step, jobs) and _insert_plain(step, jobs):
+    if _insert_plain(step, jobs, ()):
         return [Enqueued(EnqueueAnswer.OK, job.id, job.queue) for job in jobs]
     _refuse_conflicts(step, jobs)
     return [insert_one(step, job) for job in jobs]
+
+
+def _is_plain(job: Job) -> bool:
+    """Whether nothing but its own row follows from the job."""
+    return (
+        job.unique is None
+        and job.ordering_key is None
+        and not job.parents
+        and not job.unblocks
+        and job.group_key is None
+    )
 
 
 def _have_room(step: Step, jobs: Sequence[Job]) -> bool:
@@ -146,71 +236,54 @@ def _full(step: Step, job: Job) -> Enqueued | None:
     return step.flow.full(job, _length(step, job.queue), drop)
 
 
-def _is_plain(job: Job) -> bool:
-    """Whether nothing but its own row follows from the job."""
-    return (
-        job.unique is None
-        and job.ordering_key is None
-        and not job.parents
-        and not job.unblocks
-        and job.group_key is None
-    )
+def _insert_plain(step: Step, jobs: Sequence[Job], calls: Sequence[str]) -> bool:
+    """Insert jobs by one statement; False, with nothing written, unless all are new and plain.
 
-
-def _insert_plain(step: Step, jobs: Sequence[Job]) -> bool:
-    """Insert new plain jobs by one statement; False, with nothing written, if an id is taken."""
-    flow = step.flow
-    flow.turns.save()
-    flow.turns.load(jobs)
+    `calls`: the ids of the calls that they come with; nothing is written if one is known.
+    """
+    if not all(map(_is_plain, jobs)) or not _have_room(step, jobs):
+        return False
+    turns = step.flow.turns
+    turns.save()
+    turns.load(jobs)
     shapes: list[tuple[Any, ...]] = []
     blobs: list[bytes] = []
-    size = 0
-    counts = step.counts.copy()
     for job in jobs:
         stamped, status = lifecycle.admit(job, seq=0, now_ms=step.now_ms)
-        blob = encode(stamped)
-        code = CODE[status.state]
-        overdue_ms = overdue_at_ms(stamped)
-        rank = flow.turns.join(stamped) if code == _AVAILABLE else 0.0
-        due = (status.due_ms, overdue_ms, flags_of(stamped, status), rank)
-        shapes.append((job.queue, job.task, code, job.priority, *due))
-        blobs.append(blob)
-        size += len(blob)
-        counts[job.queue, code] += 1
-    if size > _STATEMENT_MAX_BYTES:
+        shapes.append(_shape(step, stamped, status))
+        blobs.append(encode(stamped))
+    if sum(map(len, blobs)) > _STATEMENT_MAX_BYTES:
         return False
     sql = step.sql
-    several = len(jobs) > 1
-    if several:
-        sql.run("SAVEPOINT plain")
+    sql.run("SAVEPOINT plain")
     ids = [job.id.encode() for job in jobs]
+    known = (step.now_ms, texts(calls), _minute(step))
     if len(set(shapes)) == 1 and len(set(map(len, ids))) == 1:
         packed = blobs_of(map(bytes.__add__, ids, blobs))
-        sql.run(_INSERT_ALIKE, (packed, len(ids[0]), step.now_ms, *shapes[0]))
+        sql.run(_INSERT_ALIKE, (packed, *known, len(ids[0]), *shapes[0]))
     else:
-        _insert_each(step, jobs, shapes, blobs)
+        sql.run(_INSERT_EACH, (_columns(jobs, shapes, blobs), *known, b"".join(blobs)))
     complete = sql.changes == len(jobs)
-    if several:
-        if not complete:
-            sql.run("ROLLBACK TO plain")
-        sql.run("RELEASE plain")
+    if not complete:
+        sql.run("ROLLBACK TO plain")
+    sql.run("RELEASE plain")
     if complete:
-        step.counts = counts
+        for (queue, code), n in Counter((shape[0], shape[2]) for shape in shapes).items():
+            step.counts[queue, code] += n
         step.woke = True
     else:
-        flow.turns.drop()
+        turns.drop()
     return complete
 
 
-def _insert_each(
-    step: Step, jobs: Sequence[Job], shapes: list[tuple[Any, ...]], blobs: list[bytes]
-) -> None:
+def _columns(jobs: Sequence[Job], shapes: list[tuple[Any, ...]], blobs: list[bytes]) -> str:
+    """The first parameter of `_INSERT_EACH`."""
     rows: list[tuple[Any, ...]] = []
     place = 1
     for job, shape, blob in zip(jobs, shapes, blobs, strict=True):
         rows.append((job.id, *shape, place, len(blob)))
         place += len(blob)
-    step.sql.run(_INSERT_EACH, (msgspec.json.encode(rows).decode(), b"".join(blobs), step.now_ms))
+    return msgspec.json.encode(rows).decode()
 
 
 def _refuse_conflicts(step: Step, jobs: Sequence[Job]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ropeway import crash, lifecycle
-from ropeway.broker import SIGNALS_KEPT_MS, WORKER_GONE_MS, Maintained
+from ropeway.broker import CALLS_KEPT_MS, SIGNALS_KEPT_MS, WORKER_GONE_MS, Maintained
 from ropeway.brokers.sqlite.reserve import bury_overdue, promote
 from ropeway.brokers.sqlite.rows import CODE, load_seqs, numbers
 from ropeway.brokers.sqlite.step import Step
@@ -32,6 +32,9 @@ WHERE queue = ? AND state = 5 AND state NOT IN (2, 3) ORDER BY seq LIMIT ?
 _CHILDREN = """
 SELECT e.child_seq FROM edges e JOIN jobs j ON j.seq = e.child_seq
 WHERE e.parent_id = ? AND e.child_seq > ? AND j.state = 0 ORDER BY e.child_seq LIMIT ?
+"""
+_CALLS_OVER = """
+DELETE FROM calls WHERE (minute, id) IN (SELECT minute, id FROM calls WHERE minute < ? - 1 LIMIT ?)
 """
 _KEYS_OVER = """
 UPDATE jobs SET unique_key = NULL, unique_until_ms = NULL WHERE seq IN (
@@ -171,17 +174,17 @@ def _forget(step: Step, limit: int) -> None:
     """Drop what is kept for a while only: calls, signals, workers, waiters, key windows."""
     now_ms = step.now_ms
     for table, column, until_ms in (
-        ("calls", "until_ms", now_ms),
         ("waiters", "until_ms", now_ms),
         ("signals", "at_ms", now_ms - SIGNALS_KEPT_MS),
         ("workers", "seen_at_ms", now_ms - WORKER_GONE_MS),
     ):
-        key = "id" if table in ("calls", "workers") else "rowid"
+        key = "id" if table == "workers" else "rowid"
         step.sql.run(
             f"DELETE FROM {table} WHERE {key} IN"
             f" (SELECT {key} FROM {table} WHERE {column} <= ? LIMIT ?)",
             (until_ms, limit),
         )
+    step.sql.run(_CALLS_OVER, (now_ms // CALLS_KEPT_MS, limit))
     step.sql.run(_KEYS_OVER, (now_ms, limit))
     step.flow.sweep()
     step.sql.run("UPDATE meta SET clock_ms = ?1 WHERE clock_ms < ?1 - ?2", (now_ms, _CLOCK_STEP_MS))

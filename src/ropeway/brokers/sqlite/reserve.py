@@ -111,11 +111,14 @@ def _reserve(step: Step, request: Request) -> list[Lease]:
                 _take(hand, queue, hand.left)
         return hand.leases
     exhausted = paused & set(request.queues)
+    before = request.shares.credits()
     while hand.left > 0 and len(exhausted) < len(request.queues):
         dealt = request.shares.deal(hand.left, exhausted=frozenset(exhausted))
         for queue, places in dealt.items():
             if 0 < places <= hand.left and _take(hand, queue, places) < places:
                 exhausted.add(queue)
+    if not hand.leases:
+        request.shares.restore(before)
     if hand.passed_over is not None or _is_suspect(hand.leases):
         request.shares.favour(hand.passed_over)
     return hand.leases

@@ -93,9 +93,12 @@ CREATE TABLE cascades (
   parent_seq INTEGER PRIMARY KEY, parent_id TEXT NOT NULL, after_seq INTEGER NOT NULL
 ) STRICT;
 
-CREATE TABLE calls (id TEXT PRIMARY KEY, until_ms INTEGER NOT NULL, answers BLOB NOT NULL)
-  STRICT, WITHOUT ROWID;
-CREATE INDEX calls_until ON calls (until_ms);
+-- By the minute, so that old ones can be found without an index of their own.
+CREATE TABLE calls (
+  minute INTEGER NOT NULL, id TEXT NOT NULL, until_ms INTEGER NOT NULL,
+  answers BLOB, -- NULL: all of its jobs were new
+  PRIMARY KEY (minute, id)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE waiters (seq INTEGER NOT NULL, until_ms INTEGER NOT NULL) STRICT;
 CREATE INDEX waiters_seq ON waiters (seq);
 CREATE TABLE events (

@@ -4,7 +4,7 @@ It keeps what follows from a change true: counts, unique keys, ordering keys, pa
 Set-based statements elsewhere are only for jobs whose flags say that nothing follows.
 """
 
-from collections import Counter
+from collections import defaultdict
 
 from ropeway import lifecycle
 from ropeway.brokers.sqlite.connection import Connection
@@ -59,7 +59,7 @@ class Step:
         self.sql: Connection = sql
         self.now_ms: int = now_ms  # wall clock, never backwards: schedules
         self.mono_ms: int = mono_ms  # leases
-        self.counts: Counter[tuple[str, int]] = Counter()  # changes of `counters`
+        self.counts: dict[tuple[str, int], int] = defaultdict(int)  # changes of `counters`
         self.woke: bool = False  # somebody may be waiting for what was done
 
         self._rules = rules

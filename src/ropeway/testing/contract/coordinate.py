@@ -54,6 +54,13 @@ class WorkersContract:
         (info,) = await broker.workers()
         assert (info.processed, info.seen_at_ms) == (11, clock.wall_ms())
 
+    async def test_workers_are_listed_in_the_order_of_their_start(self, broker: JobStore) -> None:
+        for started_at_ms in (20, 30, 10):
+            name = str(started_at_ms)
+            info = msgspec.structs.replace(worker(name), started_at_ms=started_at_ms)
+            await broker.heartbeat(info)
+        assert [w.id for w in await broker.workers()] == ["10", "20", "30"]
+
     async def test_a_silent_worker_is_listed_for_a_minute(
         self, broker: JobStore, clock: ManualClock
     ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from ropeway.action import CancelJob, DeleteJob
 from ropeway.broker import Filter, JobStore
 from ropeway.errors import ConfigError
-from ropeway.job import Failure, Job, JobRef, State, UniqueKey
+from ropeway.job import PRIORITY_MAX, Failure, Job, JobRef, State, UniqueKey
 from ropeway.outcome import Ack, Bury, Release, Retry, Snooze
 from ropeway.runtime import new_id
 from ropeway.testing.manual_clock import ManualClock
@@ -250,6 +250,17 @@ class QueuesContract:
         await enqueue(broker)
         clock.advance(500)
         await enqueue(broker)
+        (info,) = await broker.queues()
+        assert info.oldest_due_ms == start_ms
+
+    @pytest.mark.parametrize("priority", [0, PRIORITY_MAX])
+    async def test_the_first_available_job_may_have_any_priority(
+        self, broker: JobStore, clock: ManualClock, priority: int
+    ) -> None:
+        start_ms = clock.wall_ms()
+        await enqueue(broker, priority=priority)
+        clock.advance(500)
+        await enqueue(broker, priority=PRIORITY_MAX - priority)
         (info,) = await broker.queues()
         assert info.oldest_due_ms == start_ms
 

@@ -9,7 +9,7 @@ from ropeway.action import BuryJob, CancelJob
 from ropeway.broker import JobStore, Maintained
 from ropeway.job import State
 from ropeway.lifecycle import CRASH_WINDOW_MS, RETENTION_MS
-from ropeway.outcome import Ack, Cancel, Release
+from ropeway.outcome import Ack, Cancel, Release, Retry
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.steps import (
     HOUR_MS,
@@ -55,7 +55,7 @@ class MaintainContract:
         lease = await take_one(broker)
         clock.advance(LEASE_MS - 1)
         assert (await broker.maintain()).expired == 0
-        clock.advance(2)
+        clock.advance(1)
         assert (await broker.maintain()).expired == 1
         after = await status_of(broker, job)
         assert (after.state, after.attempt) == (State.AVAILABLE, 0)
@@ -99,6 +99,15 @@ class MaintainContract:
         assert [r.more for r in rounds[:2]] == [True, True]
         assert not (await broker.maintain(limit=2)).more
 
+    async def test_a_limit_holds_for_all_queues_together(
+        self, broker: JobStore, clock: ManualClock
+    ) -> None:
+        for queue in ("a", "b"):
+            await put(broker, *(make_job(queue=queue, delay_ms=10) for _ in range(2)))
+        clock.advance(10)
+        rounds = [await broker.maintain(limit=3) for _ in range(2)]
+        assert [r.promoted for r in rounds] == [3, 1]
+
     async def test_one_call_goes_through_its_parts_in_order(
         self, broker: JobStore, clock: ManualClock
     ) -> None:
@@ -122,6 +131,23 @@ class MaintainContract:
         assert (await broker.maintain()).next_ms == LEASE_MS
         clock.advance(4_000)
         assert (await broker.maintain()).next_ms == LEASE_MS - 4_000
+
+    async def test_the_next_time_is_that_of_the_first_job_in_any_queue(
+        self, broker: JobStore
+    ) -> None:
+        for queue, delay_ms in (("a", 300), ("b", 100), ("c", 200)):
+            await enqueue(broker, queue=queue)
+            lease = await take_one(broker, queue)
+            await settle(broker, Retry(lease=lease, delay_ms=delay_ms))
+        await enqueue(broker, queue="b", delay_ms=400)
+        assert (await broker.maintain()).next_ms == 100
+
+    async def test_what_a_limit_left_over_is_needed_at_once(
+        self, broker: JobStore, clock: ManualClock
+    ) -> None:
+        await put(broker, *(make_job(delay_ms=10) for _ in range(3)))
+        clock.advance(20)
+        assert (await broker.maintain(limit=2)).next_ms == 0
 
 
 class CrashBudgetContract:

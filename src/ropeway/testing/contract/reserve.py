@@ -138,6 +138,13 @@ class ReserveOrderContract:
         leases = await broker.reserve({"a": 9, "b": 1}, worker=WORKER, limit=8, lease_ms=LEASE_MS)
         assert Counter(lease.job.queue for lease in leases) == {"a": 1, "b": 7}
 
+    async def test_a_call_that_finds_nothing_uses_nobodys_turn_up(self, broker: JobStore) -> None:
+        weights = {"a": 2, "b": 1}
+        assert await broker.reserve(weights, worker=WORKER, limit=1, lease_ms=LEASE_MS) == []
+        jobs = [await enqueue(broker, queue=queue) for queue in weights]
+        leases = await broker.reserve(weights, worker=WORKER, limit=1, lease_ms=LEASE_MS)
+        assert ids(leases) == [jobs[0].id]
+
     async def test_a_weight_below_one_is_refused(self, broker: JobStore) -> None:
         with pytest.raises(ConfigError, match="weight"):
             await broker.reserve({"a": 0}, worker=WORKER, limit=1, lease_ms=LEASE_MS)

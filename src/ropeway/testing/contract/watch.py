@@ -90,6 +90,12 @@ class WakeContract:
         await take_one(broker, worker="dead")
         assert len(await woken_by(broker, lambda: broker.abandon(["dead"]))) == 1
 
+    async def test_a_child_that_runs_after_a_failed_parent_wakes_it(self, broker: JobStore) -> None:
+        parent = await enqueue(broker, queue="first")
+        child = await enqueue(broker, parents=(parent.id,), on_parent_failed="run")
+        await settle(broker, Bury(lease=await take_one(broker, "first")))
+        assert ids(await woken_by(broker, broker.maintain)) == [child.id]
+
     async def test_a_lease_that_maintain_takes_back_wakes_it(
         self, broker: JobStore, clock: ManualClock
     ) -> None:

@@ -252,6 +252,18 @@ class ParentFailedContract:
         assert sum(cascaded) == 7
         assert {await state_of(broker, child) for child in children} == {State.CANCELLED}
 
+    async def test_children_that_go_on_waiting_do_not_hold_the_news_up(
+        self, broker: JobStore
+    ) -> None:
+        a = await parent(broker)
+        for _ in range(3):
+            await enqueue(broker, parents=(a.id,), on_parent_failed="wait")
+        child = await enqueue(broker, parents=(a.id,))
+        await settle(broker, Bury(lease=await take_one(broker, "parents")))
+        for _ in range(5):
+            await broker.maintain(limit=1)
+        assert await state_of(broker, child) is State.CANCELLED
+
     async def test_a_retry_of_the_parent_reopens_what_its_failure_cancelled(
         self, broker: JobStore
     ) -> None:

@@ -2,8 +2,9 @@
 
 import argparse
 import sys
+from dataclasses import replace
 
-from ropeway.testing.simulation import BROKERS, Result, simulate
+from ropeway.testing.simulation import BROKERS, History, Result, simulate
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,9 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _tell(result: Result) -> Result:
+    """Say at once what is wrong; the history goes, since thousands of them fill the memory."""
     if result.violations:
         sys.stderr.write(f"seed {result.seed}: {result.violations[0]}\n  again: {result.replay}\n")
-    return result
+    return replace(result, history=History())
 
 
 def _sum_up(results: list[Result]) -> None:

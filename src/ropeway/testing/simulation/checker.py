@@ -265,13 +265,27 @@ def nothing_lost(history: History) -> Found:
 
 
 def poison_is_found(history: History) -> Found:
-    """R3: who kills its workers is buried after four starts, and nobody else."""
-    starts = Counter(event.job for event in history if event.kind == "start")
+    """R3: who kills its workers is buried after four starts, and nobody else.
+
+    A start is not counted against a job when its worker was heard of again after the lease: that
+    looks like life, although it may be a call that was long on its way.
+    """
+    heard = {
+        (event.job, event.facts["token"])
+        for event in history
+        if event.kind in ("extend", "settle") and event.facts["answer"] == "lost"
+    }
+    starts: Counter[str] = Counter()
+    deadly: Counter[str] = Counter()
+    for event in history:
+        if event.kind == "start":
+            starts[event.job] += 1
+            deadly[event.job] += (event.job, event.facts["token"]) not in heard
     for name, record in _records(history).items():
-        poison = record.facts["task"] == "poison"
+        poison = name.endswith("-poison")
         if record.facts["reason"] == "crashed_worker" and not poison:
             yield f"R3: {name} was buried for crashes that were not its own"
-        if poison and starts[name] > CRASHES_MAX + 1:
+        if poison and deadly[name] > CRASHES_MAX + 1:
             yield f"R3: {name} started {starts[name]} times"
         if name.endswith("-at_most_once") and starts[name] > 1:
             yield f"A1: {name} may start once and started {starts[name]} times"

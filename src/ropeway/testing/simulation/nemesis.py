@@ -196,7 +196,8 @@ class Fleet:
         self.freeze(slot, random.choice((0.3, 1.5 * LEASE_S, random.uniform(0, 2 * LEASE_S))))
 
     async def _cut_one(self, random: Random) -> None:
-        self.cut(random.choice((*WORKERS, *PRODUCERS)), random.uniform(0.1, 2 * LEASE_S))
+        seconds = random.choice((0.3, 1.5 * LEASE_S, random.uniform(0.1, 2 * LEASE_S)))
+        self.cut(random.choice((*WORKERS, *WORKERS, *PRODUCERS)), seconds)
 
     async def _storm(self, random: Random) -> None:
         weather = self._world.weather

@@ -1,6 +1,7 @@
 """What the simulated processes do: handlers of every kind, producers, an operator."""
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from random import Random
@@ -18,6 +19,7 @@ from ropeway.runtime import Runtime
 from ropeway.signature import Parameters
 from ropeway.submit import submit
 from ropeway.verdict import Snooze
+from ropeway.worker.handlers.processes import ChildDied
 
 LEASE_MS: Final = 2_000
 TIMEOUT_MS: Final = 700
@@ -70,7 +72,9 @@ class Handlers:
                 {"timeout_ms": TIMEOUT_MS, "policy": RetryPolicy(attempts=1)},
             ),
             "at_most_once": (self.sleeps, {"ack": "before"}),
+            "child_dies": (self.child_dies, {}),
             "poison": (self.poison, {}),
+            "child_poison": (self.child_poison, {}),
         }
         return {
             name: _define(name, func, {"policy": policy, **fields})
@@ -119,6 +123,20 @@ class Handlers:
                 raise Snooze(ms / 1000)
         return ms
 
+    async def child_dies(self, ctx: Ctx, ms: int) -> int:
+        """Runs in a process of its own, which dies until `ms` crashes are counted."""
+        with self._run(ctx):
+            await asyncio.sleep(0.01)
+            if ctx.lease.crashes < ms:
+                raise ChildDied(-signal.SIGKILL)
+        return ms
+
+    async def child_poison(self, ctx: Ctx, ms: int) -> int:
+        """Kills the process that it has for itself; the worker lives."""
+        with self._run(ctx):
+            await asyncio.sleep(ms / 1000)
+            raise ChildDied(-signal.SIGKILL)
+
     async def poison(self, ctx: Ctx, ms: int) -> int:
         """Kills its worker."""
         with self._run(ctx):
@@ -140,8 +158,9 @@ _KINDS: Final[dict[str, tuple[int, str, tuple[int, int], Callable[[Random], Fiel
     "plain": (6, "sleeps", (0, 200), _sleeping),
     "instant": (3, "instant", (0, 9), _sleeping),
     "thread": (2, "blocks", (0, 9), _sleeping),
-    "long": (1, "sleeps", (LEASE_MS, 3 * LEASE_MS), _sleeping),
+    "long": (2, "sleeps", (LEASE_MS, 3 * LEASE_MS), _sleeping),
     "fails": (3, "fails", (1, 3), _sleeping),
+    "child": (2, "child_dies", (1, 2), _sleeping),
     "snoozes": (2, "snoozes", (1, 1500), _sleeping),
     "delayed": (4, "instant", (0, 9), lambda random: {"delay_ms": random.randint(1, 4000)}),
     "unique": (
@@ -196,9 +215,9 @@ def make_call(name: str, random: Random) -> list[Job]:
 
 
 def make_poison(name: str, random: Random) -> Job:
-    """A job that kills each worker that runs it."""
+    """A job that kills each worker that runs it, or the process that it runs in."""
     fields: Fields = {"queue": random.choice(QUEUES), "payload": payload(random.randint(0, 300))}
-    return Job(id=f"{name}-poison", task="poison", **fields)
+    return Job(id=f"{name}-poison", task=random.choice(("poison", "child_poison")), **fields)
 
 
 def _with(job: Job, fields: Fields) -> Job:
