@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ropeway.flow import limit as arithmetic
 from ropeway.flow.limit import End, KeyState
-from ropeway.flow.rules import Limit, LimitRule
+from ropeway.flow.rules import Limit, LimitRule, Slots
 from ropeway.job import Job, LimitKey, State, Status
 
 
@@ -35,11 +35,15 @@ def blocked_on(id_: KeyId) -> str:
 
 
 class Hold(NamedTuple):
-    """What a queue and the limits of a job come to: keys, rules and states, in their order."""
+    """What a queue and the limits of a job come to: keys, rules and states, in their order.
+
+    Most jobs have one limit, on how many of a key run: then `slots` is how many, else 0.
+    """
 
     ids: tuple[KeyId, ...]
     limits: tuple[Limit, ...]
     states: tuple[KeyState, ...]
+    slots: int
 
 
 class Gate:
@@ -62,7 +66,7 @@ class Gate:
         self.changed: set[KeyId] = set()
         self._holds: dict[tuple[str, tuple[LimitKey, ...]], Hold] = {}
         self._last: tuple[str, tuple[LimitKey, ...]] | None = None
-        self._hold = Hold((), (), ())
+        self._hold = Hold((), (), (), 0)
         self._room = self._spare = 0  # of the last hold: at first, and now
 
     def ids(self, job: Job) -> list[KeyId]:
@@ -86,7 +90,9 @@ class Gate:
             ids = tuple(self.id_of(queue, key) for key in limits if key.name in self.rules)
             rules = tuple(self.rules[id_.name].limit for id_ in ids)
             states = tuple(self.states.setdefault(id_, KeyState()) for id_ in ids)
-            hold = self._holds[queue, limits] = Hold(ids, rules, states)
+            only = rules[0] if len(rules) == 1 else None
+            slots = only.n if isinstance(only, Slots) else 0
+            hold = self._holds[queue, limits] = Hold(ids, rules, states, slots)
         return hold
 
     def start(self, job: Job, now_ms: int) -> KeyId | None:
@@ -97,17 +103,27 @@ class Gate:
         place = job.queue, job.limits
         if place != self._last:
             self.settle(now_ms)
-            self._last, self._hold = place, self.hold(*place)
+            hold = self._holds.get(place) or self.hold(*place)
+            if hold.slots:
+                return self._take_slot(hold)
+            self._last, self._hold = place, hold
             self._room = self._spare = _room(self._hold, now_ms)
         if self._spare:
             self._spare -= 1
             return None
         self.settle(now_ms)
-        hold = self._hold
-        for id_, limit, state in zip(*hold, strict=True):
+        for id_, limit, state in zip(*self._hold[:3], strict=True):
             if not arithmetic.room(limit, state, now_ms):
                 return id_
         raise AssertionError("a hold without room has a key without room")
+
+    def _take_slot(self, hold: Hold) -> KeyId | None:
+        (id_,), (state,) = hold.ids, hold.states
+        if state.used >= hold.slots:
+            return id_
+        state.used += 1
+        self.changed.add(id_)
+        return None
 
     def settle(self, now_ms: int) -> None:
         """Write what the last jobs that started have taken."""
@@ -121,7 +137,7 @@ class Gate:
 
     def end(self, hold: Hold, end: End, now_ms: int, n: int = 1) -> None:
         """So many runs of jobs with this hold have ended in the same way: their slots are free."""
-        for id_, limit, state in zip(*hold, strict=True):
+        for id_, limit, state in zip(*hold[:3], strict=True):
             if arithmetic.give_back(limit, state, end, now_ms, n):
                 self.changed.add(id_)
 

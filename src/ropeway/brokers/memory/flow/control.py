@@ -1,7 +1,6 @@
 """All of flow control in the memory broker: what follows from a change of a row."""
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
 
 from ropeway.broker import EnqueueAnswer, Enqueued, KeyInfo
 from ropeway.brokers.memory.flow.bounds import Bounds
@@ -14,7 +13,7 @@ from ropeway.errors import ConfigError
 from ropeway.flow.gate import end_of
 from ropeway.flow.limit import End
 from ropeway.flow.rules import LimitRule, QueueRule, Rule, Slots, too_few
-from ropeway.job import Job, LimitKey, State
+from ropeway.job import Job, State
 
 _KEPT_PLACE = (State.AVAILABLE, State.RUNNING)
 
@@ -83,10 +82,7 @@ class Control:
 
     def completed(self, queue: str, rows: Sequence[Row], now_ms: int) -> None:
         """Rows of a queue are completed."""
-        limited = [row.job for row in rows if row.job.limits]
-        for _, same in groupby(limited, key=_limits_of):
-            jobs = list(same)
-            self.limits.ended(jobs[0], End.SUCCESS, now_ms, len(jobs))
+        self.limits.completed([row.job for row in rows if row.job.limits], now_ms)
         self.limits.queue_ended(queue, End.SUCCESS, now_ms)
 
     # ------------------------------------------------------------------ bounds
@@ -169,10 +165,6 @@ class Control:
             found = self.limits.queue_infos(name.removeprefix("queue:"), running, now_ms)
             return [info for info in found if key in (None, info.key)]
         return self.limits.infos(name, key, running, now_ms)
-
-
-def _limits_of(job: Job) -> tuple[LimitKey, ...]:
-    return job.limits
 
 
 def _turn(job: Job) -> tuple[str, int, str | None, int]:

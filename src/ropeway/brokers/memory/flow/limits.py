@@ -1,8 +1,9 @@
 """Limits in the memory broker: who may start, who is parked, who comes back."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
+from itertools import zip_longest
 
 from ropeway.broker import KeyInfo
 from ropeway.brokers.memory.agenda import Agenda
@@ -63,6 +64,15 @@ class Limits:
                 self._note(id_, now_ms)
         if len(self.gate.states) > 2 * self._kept + _STATES_MIN:
             self._forget_idle(now_ms)
+
+    def completed(self, jobs: Sequence[Job], now_ms: int) -> None:
+        """Jobs of one queue that have limits are completed; equal limits are given back at once."""
+        n = 0
+        for job, following in zip_longest(jobs, jobs[1:]):
+            n += 1
+            if following is None or following.limits != job.limits:
+                self.ended(job, End.SUCCESS, now_ms, n)
+                n = 0
 
     def woken(self, most: int, now_ms: int) -> list[Row]:
         """Take back up to `most` parked rows, and at most as many as their keys have room for."""

@@ -1,7 +1,7 @@
 """Limits' keys as rows: read when a job refers to them, written back at the end of the step."""
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -21,10 +21,10 @@ CREATE TABLE limit_keys (
   id TEXT PRIMARY KEY,
   name TEXT NOT NULL,
   used INTEGER NOT NULL,
-  tat_ms REAL NOT NULL,
-  failures INTEGER NOT NULL,
-  open_until_ms INTEGER NOT NULL,
-  parked INTEGER NOT NULL,
+  tat_ms REAL NOT NULL DEFAULT 0,
+  failures INTEGER NOT NULL DEFAULT 0,
+  open_until_ms INTEGER NOT NULL DEFAULT 0,
+  parked INTEGER NOT NULL DEFAULT 0,
   wake_at_ms INTEGER           -- when to look at the parked jobs; NULL: when a run has ended
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX limit_keys_wake ON limit_keys (wake_at_ms) WHERE wake_at_ms IS NOT NULL;
@@ -42,7 +42,12 @@ ON CONFLICT DO UPDATE SET used = excluded.used, tat_ms = excluded.tat_ms,
   failures = excluded.failures, open_until_ms = excluded.open_until_ms, parked = excluded.parked,
   wake_at_ms = excluded.wake_at_ms
 """
-_FORGET = "DELETE FROM limit_keys WHERE id IN (SELECT value FROM carray(?))"
+# Of keys that have nothing but slots in use, now as before.
+_SAVE_USED = """
+INSERT INTO limit_keys (id, name, used)
+SELECT value->>0, value->>1, value->>2 FROM json_each(?) WHERE true
+ON CONFLICT DO UPDATE SET used = excluded.used
+"""
 _DUE = "SELECT id FROM limit_keys WHERE wake_at_ms <= ? ORDER BY wake_at_ms LIMIT ?"
 # Blocked still if another one is the head of its ordering key meanwhile.
 _UNPARK = """
@@ -73,25 +78,31 @@ def id_of(text: str) -> KeyId:
 class Keys:
     """The keys that one transaction has to do with."""
 
-    __slots__ = ("_loaded", "_rules", "_sql", "gate")
+    __slots__ = ("_loaded", "_rich", "_rules", "_sql", "gate")
 
     def __init__(self, sql: Connection, rules: Rules) -> None:
         self._sql = sql
         self._rules = rules
-        self._loaded: set[KeyId] = set()
+        self._loaded: dict[KeyId, str] = {}  # with the text that stands for it
+        self._rich: set[KeyId] = set()  # those that had more than slots in use
         self.gate = Gate(rules.limits)
 
     def load(self, ids: Iterable[KeyId]) -> None:
         """Read states that are not known yet, by one statement."""
-        missing = {id_ for id_ in ids if id_ not in self._loaded}
-        if not missing:
+        by_text = {text_of(id_): id_ for id_ in ids if id_ not in self._loaded}
+        if not by_text:
             return
-        by_text = {text_of(id_): id_ for id_ in missing}
         ((found,),) = self._sql.rows(_LOAD, (texts(by_text),))
+        states = self.gate.states
         for text, used, tat_ms, failures, open_until_ms, parked in _Loaded.decode(found):
-            state = KeyState(used, tat_ms, failures, open_until_ms, parked)
-            self.gate.states[by_text[text]] = state
-        self._loaded |= missing
+            id_ = by_text[text]
+            state = states.setdefault(id_, KeyState())  # a hold may know it already
+            state.used = used
+            if tat_ms or failures or open_until_ms or parked:
+                state.tat_ms, state.failures = tat_ms, failures
+                state.open_until_ms, state.parked = open_until_ms, parked
+                self._rich.add(id_)
+        self._loaded.update((id_, text) for text, id_ in by_text.items())
 
     def read_all(self, name: str) -> list[KeyId]:
         """Read all states of one limit; their ids."""
@@ -112,13 +123,8 @@ class Keys:
 
     def load_places(self, places: Iterable[tuple[str, tuple[LimitKey, ...]]]) -> None:
         """Read the states that jobs of these queues and limits refer to."""
-        gate = self.gate
-        self.load(
-            gate.id_of(queue, key)
-            for queue, limits in places
-            for key in limits
-            if key.name in gate.rules
-        )
+        hold = self.gate.hold
+        self.load(id_ for place in places for id_ in hold(*place).ids)
 
     def park(self, parked: Sequence[tuple[int, KeyId]]) -> None:
         """Set available jobs (seq, key) aside; their keys were loaded."""
@@ -193,32 +199,25 @@ class Keys:
     # ------------------------------------------------------------------ the end of the step
 
     def save(self, now_ms: int) -> None:
-        """Write what changed."""
+        """Write what changed. States that say nothing are left to `forget_idle`."""
         gate = self.gate
         if not gate.changed:
             return
-        idle = {id_ for id_ in gate.changed if self._is_idle(id_, now_ms)}
-        rows = [
-            (
-                *(text_of(id_), id_.name, s.used, s.tat_ms, s.failures, s.open_until_ms, s.parked),
-                gate.wake_at_ms(id_, now_ms),
-            )
-            for id_ in gate.changed - idle
-            for s in (gate.states[id_],)
-        ]
-        if rows:
-            self._sql.run(_SAVE, (msgspec.json.encode(rows).decode(),))
-        if idle:
-            self._sql.run(_FORGET, (texts(map(text_of, idle)),))
+        plain: list[tuple[str, str, int]] = []
+        rich: list[tuple[Any, ...]] = []
+        for id_ in gate.changed:
+            state, text = gate.states[id_], self._loaded[id_]
+            if state.tat_ms or state.failures or state.parked or id_ in self._rich:
+                numbers = (state.failures, state.open_until_ms, state.parked)
+                wake_ms = gate.wake_at_ms(id_, now_ms) if state.parked else None
+                rich.append((text, id_.name, state.used, state.tat_ms, *numbers, wake_ms))
+                self._rich.add(id_)
+            else:
+                plain.append((text, id_.name, state.used))
+        for statement, rows in ((_SAVE_USED, plain), (_SAVE, rich)):
+            if rows:
+                self._sql.run(statement, (msgspec.json.encode(rows).decode(),))
         gate.changed.clear()
-
-    def _is_idle(self, id_: KeyId, now_ms: int) -> bool:
-        state = self.gate.states.get(id_)
-        if state is None:
-            return True
-        if id_.name:
-            return bool(self.gate.idle([id_], now_ms))
-        return state == KeyState()
 
 
 def queue_key(queue: str, limit: Limit) -> KeyId:
