@@ -50,9 +50,9 @@ def free_at_the_end(key: Callable[..., Any]) -> Callable[..., Any]:
     return released_early
 
 
-def free_while_running(key: Callable[..., Any]) -> Callable[..., Any]:
+def free_while_retryable(key: Callable[..., Any]) -> Callable[..., Any]:
     def released_early(self: Any, job: Any, state: State, *, seq: int) -> Any:
-        return (None, None) if state is State.RUNNING else key(self, job, state, seq=seq)
+        return (None, None) if state is State.RETRYABLE else key(self, job, state, seq=seq)
 
     return released_early
 
@@ -109,8 +109,8 @@ FAULTS = {
     "leases are taken back before they end": Fault(
         "MaintainContract", "maintain", "_EXPIRED", text("<= ?", "<= ? + 5000")
     ),
-    "a unique key is free while its job runs": Fault(
-        "UniqueContract", "step", "Step._key", free_while_running
+    "a unique key is free while its job waits to be retried": Fault(
+        "UniqueContract", "step", "Step._key", free_while_retryable
     ),
     "an extend is not written": Fault(
         "ExtendContract", "settle", "_PROLONG", text("lease_until_ms = ?2", "flags = flags + 0*?2")

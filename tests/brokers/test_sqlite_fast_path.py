@@ -14,6 +14,7 @@ import pytest
 from ropeway import lifecycle
 from ropeway.broker import Beat, EnqueueAnswer, Filter
 from ropeway.brokers.sqlite import SQLiteBroker
+from ropeway.brokers.sqlite.rows import extra_of
 from ropeway.job import Job, JobRecord, Lease, State, Status, UniqueKey
 from ropeway.outcome import Ack, Outcome, Release, Retry, Settled
 from ropeway.runtime import new_id
@@ -55,6 +56,12 @@ async def test_enqueueing_many_writes_what_admit_says(
     for seq, job in enumerate(jobs, start=1):
         stamped, status = lifecycle.admit(job, seq=seq, now_ms=clock.wall_ms())
         assert await record_of(broker, job) == JobRecord(stamped, status)
+
+
+async def test_a_job_that_no_longer_waits_for_others_is_plain_again() -> None:
+    pending = Status(state=State.PENDING, seq=1, due_ms=0, waiting_on=frozenset({"p"}))
+    assert extra_of(pending) is not None
+    assert extra_of(lifecycle.parent_completed(pending, "p", now_ms=0)) is None
 
 
 @pytest.mark.parametrize("shape", SHAPES)

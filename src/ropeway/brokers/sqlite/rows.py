@@ -49,12 +49,16 @@ class Flag:
     GROUPED = 256
 
 
+# A default is left out when it is this very object; another empty set would be written.
+_NO_PARENTS: Final[frozenset[str]] = frozenset()
+
+
 class Extra(msgspec.Struct, omit_defaults=True):
     """The cold part of `Status`."""
 
     snoozes: int = 0
     crashes: tuple[Crash, ...] = ()
-    waiting_on: frozenset[str] = frozenset()
+    waiting_on: frozenset[str] = _NO_PARENTS
     reason: str | None = None
     errors: tuple[Failure, ...] = ()
     progress: Progress | None = None
@@ -152,7 +156,7 @@ def extra_of(status: Status) -> bytes | None:
         Extra(
             snoozes=status.snoozes,
             crashes=status.crashes,
-            waiting_on=status.waiting_on,
+            waiting_on=status.waiting_on or _NO_PARENTS,
             reason=status.reason,
             errors=status.errors,
             progress=status.progress,

@@ -345,6 +345,15 @@ class QueueControlContract:
         assert [i.paused for i in await broker.queues()] == [False]
         assert len(await take(broker)) == 1
 
+    async def test_a_queue_is_paused_and_resumed_alone(self, broker: JobStore) -> None:
+        for queue in ("a", "b", "c"):
+            await enqueue(broker, queue=queue)
+        await broker.pause("a")
+        await broker.pause("b")
+        await broker.resume("a")
+        assert [i.paused for i in await broker.queues()] == [False, True, False]
+        assert [lease.job.queue for lease in await take(broker, "a", "b", "c")] == ["a", "c"]
+
     async def test_a_durable_store_keeps_jobs_and_pauses_over_a_restart(
         self, broker: JobStore
     ) -> None:

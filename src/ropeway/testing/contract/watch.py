@@ -175,6 +175,16 @@ class WaitContract:
         assert record is not None
         assert (record.status.state, record.status.result) == (State.COMPLETED, b"42")
 
+    async def test_a_waiter_keeps_no_record_but_its_own(self, broker: JobStore) -> None:
+        waited, other = [await enqueue(broker, retention_ms=0) for _ in range(2)]
+        leases = await take(broker)
+        waiting = asyncio.create_task(broker.wait([waited.ref], timeout_ms=10_000))
+        await asyncio.sleep(0.03)
+        await broker.settle([Ack(lease=lease) for lease in leases])
+        assert await state_of(broker, other) is None
+        (record,) = await asyncio.wait_for(waiting, SOON_S)
+        assert record is not None
+
     async def test_every_kind_of_end_wakes_a_waiter(self, broker: JobStore) -> None:
         buried, cancelled = await enqueue(broker, queue="b"), await enqueue(broker)
         lease = await take_one(broker, "b")

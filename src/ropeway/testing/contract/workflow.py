@@ -63,6 +63,15 @@ class WorkflowContract:
         child = await enqueue(broker, parents=(done.id,))
         assert await state_of(broker, child) is State.AVAILABLE
 
+    async def test_the_end_of_a_job_that_is_no_parent_does_not_count(
+        self, broker: JobStore
+    ) -> None:
+        await parent(broker)
+        await finish(broker)
+        a = await parent(broker)
+        child = await enqueue(broker, parents=(a.id,))
+        assert (await status_of(broker, child)).waiting_on == {a.id}
+
     async def test_an_unknown_parent_is_waited_for(self, broker: JobStore) -> None:
         later = new_id()
         child = await enqueue(broker, parents=(later,))
