@@ -5,7 +5,8 @@ gives it the states that the jobs at hand refer to, and writes `changed` back at
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from itertools import repeat
+from typing import Final, NamedTuple
 
 from ropeway.flow import limit as arithmetic
 from ropeway.flow.limit import End, KeyState
@@ -35,15 +36,21 @@ def blocked_on(id_: KeyId) -> str:
 
 
 class Hold(NamedTuple):
-    """What a queue and the limits of a job come to: keys, rules and states, in their order.
+    """What a queue and the limits of a job come to: keys and rules, in their order.
 
     Most jobs have one limit, on how many of a key run: then `slots` is how many, else 0.
     """
 
     ids: tuple[KeyId, ...]
     limits: tuple[Limit, ...]
-    states: tuple[KeyState, ...]
     slots: int
+
+
+Place = tuple[str, tuple[LimitKey, ...]]
+"""A queue, and the limits of a job in it."""
+
+HOLDS_MAX: Final = 100_000
+"""So many holds are remembered."""
 
 
 class Gate:
@@ -59,14 +66,15 @@ class Gate:
     __slots__ = ("_hold", "_holds", "_last", "_room", "_spare", "changed", "rules", "states")
 
     def __init__(
-        self, rules: Mapping[str, LimitRule], states: dict[KeyId, KeyState] | None = None
+        self, rules: Mapping[str, LimitRule], holds: dict[Place, Hold] | None = None
     ) -> None:
+        """`holds` is where those are remembered; whoever gives it forgets them with the rules."""
         self.rules: Mapping[str, LimitRule] = rules
-        self.states: dict[KeyId, KeyState] = {} if states is None else states
+        self.states: dict[KeyId, KeyState] = {}
         self.changed: set[KeyId] = set()
-        self._holds: dict[tuple[str, tuple[LimitKey, ...]], Hold] = {}
-        self._last: tuple[str, tuple[LimitKey, ...]] | None = None
-        self._hold = Hold((), (), (), 0)
+        self._holds: dict[Place, Hold] = {} if holds is None else holds
+        self._last: Place | None = None
+        self._hold = Hold((), (), 0)
         self._room = self._spare = 0  # of the last hold: at first, and now
 
     def ids(self, job: Job) -> list[KeyId]:
@@ -89,11 +97,16 @@ class Gate:
         if hold is None:
             ids = tuple(self.id_of(queue, key) for key in limits if key.name in self.rules)
             rules = tuple(self.rules[id_.name].limit for id_ in ids)
-            states = tuple(self.states.setdefault(id_, KeyState()) for id_ in ids)
             only = rules[0] if len(rules) == 1 else None
             slots = only.n if isinstance(only, Slots) else 0
-            hold = self._holds[queue, limits] = Hold(ids, rules, states, slots)
+            if len(self._holds) >= HOLDS_MAX:
+                self._holds.clear()
+            hold = self._holds[queue, limits] = Hold(ids, rules, slots)
         return hold
+
+    def _states(self, hold: Hold) -> list[KeyState]:
+        states = self.states
+        return [states.get(id_) or states.setdefault(id_, KeyState()) for id_ in hold.ids]
 
     def start(self, job: Job, now_ms: int) -> KeyId | None:
         """Take all of the job's limits, or none and say which one refuses.
@@ -107,18 +120,21 @@ class Gate:
             if hold.slots:
                 return self._take_slot(hold)
             self._last, self._hold = place, hold
-            self._room = self._spare = _room(self._hold, now_ms)
+            rooms = map(arithmetic.room, hold.limits, self._states(hold), repeat(now_ms))
+            self._room = self._spare = min(rooms, default=arithmetic.UNBOUNDED)
         if self._spare:
             self._spare -= 1
             return None
         self.settle(now_ms)
-        for id_, limit, state in zip(*self._hold[:3], strict=True):
+        hold = self._hold
+        for id_, limit, state in zip(hold.ids, hold.limits, self._states(hold), strict=True):
             if not arithmetic.room(limit, state, now_ms):
                 return id_
         raise AssertionError("a hold without room has a key without room")
 
     def _take_slot(self, hold: Hold) -> KeyId | None:
-        (id_,), (state,) = hold.ids, hold.states
+        id_ = hold.ids[0]
+        state = self.states.get(id_) or self.states.setdefault(id_, KeyState())
         if state.used >= hold.slots:
             return id_
         state.used += 1
@@ -129,24 +145,26 @@ class Gate:
         """Write what the last jobs that started have taken."""
         taken = self._room - self._spare
         if taken:
-            self._room = self._spare
-            for limit, state in zip(self._hold.limits, self._hold.states, strict=True):
+            self._room, hold = self._spare, self._hold
+            for limit, state in zip(hold.limits, self._states(hold), strict=True):
                 arithmetic.take(limit, state, now_ms, taken)
-            self.changed.update(self._hold.ids)
+            self.changed.update(hold.ids)
         self._last = None
 
     def end(self, hold: Hold, end: End, now_ms: int, n: int = 1) -> None:
         """So many runs of jobs with this hold have ended in the same way: their slots are free."""
-        for id_, limit, state in zip(*hold[:3], strict=True):
+        for id_, limit, state in zip(hold.ids, hold.limits, self._states(hold), strict=True):
             if arithmetic.give_back(limit, state, end, now_ms, n):
                 self.changed.add(id_)
 
     def forget(self, ids: Iterable[KeyId]) -> None:
-        """Drop states that say nothing."""
+        """Drop states that say nothing, or that count by rules that are over."""
         for id_ in ids:
             del self.states[id_]
+
+    def forget_holds(self) -> None:
+        """The rules have changed."""
         self._holds.clear()
-        self._last = None
 
     def park(self, id_: KeyId, change: int) -> None:
         """So many more (or, below zero, fewer) jobs wait for this key."""
@@ -182,14 +200,3 @@ class Gate:
 
     def _limit(self, id_: KeyId) -> Limit:
         return self.rules[id_.name].limit
-
-
-def _room(hold: Hold, now_ms: int) -> int:
-    """How many jobs of this hold may start."""
-    if len(hold.limits) == 1:
-        return arithmetic.room(hold.limits[0], hold.states[0], now_ms)
-    rooms = [
-        arithmetic.room(limit, state, now_ms)
-        for limit, state in zip(hold.limits, hold.states, strict=True)
-    ]
-    return min(rooms, default=arithmetic.UNBOUNDED)

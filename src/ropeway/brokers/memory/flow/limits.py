@@ -59,8 +59,8 @@ class Limits:
         """So many runs of jobs of this queue and these limits have ended."""
         hold = self.gate.hold(job.queue, job.limits)
         self.gate.end(hold, end, now_ms, n)
-        for id_, state in zip(hold.ids, hold.states, strict=True):
-            if state.parked:
+        for id_ in hold.ids:
+            if self.gate.states[id_].parked:
                 self._note(id_, now_ms)
         if len(self.gate.states) > 2 * self._kept + _STATES_MIN:
             self._forget_idle(now_ms)
@@ -157,7 +157,7 @@ class Limits:
         self, name: str, before: LimitRule | None, rows: Iterable[Row], now_ms: int
     ) -> None:
         """The rule of a limit has changed; `rows` are all that could be of it."""
-        self.gate.forget(())  # what holds knew of the rule
+        self.gate.forget_holds()
         rule = self.gate.rules[name]
         if before is None or (type(before.limit), before.scope) != (type(rule.limit), rule.scope):
             self._recount(name, rows, now_ms)

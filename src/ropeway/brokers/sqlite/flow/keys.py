@@ -1,6 +1,7 @@
 """Limits' keys as rows: read when a job refers to them, written back at the end of the step."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -65,6 +66,7 @@ _Loaded = msgspec.json.Decoder(list[tuple[str, int, float, int, int, int]])
 _decode_id: Final = msgspec.json.Decoder(tuple[str, str, str]).decode
 
 
+@lru_cache(maxsize=65_536)
 def text_of(id_: KeyId) -> str:
     """A key's id as it is stored, there and in `jobs.parked_on`."""
     return "L" + msgspec.json.encode(id_).decode()
@@ -85,7 +87,7 @@ class Keys:
         self._rules = rules
         self._loaded: dict[KeyId, str] = {}  # with the text that stands for it
         self._rich: set[KeyId] = set()  # those that had more than slots in use
-        self.gate = Gate(rules.limits)
+        self.gate = Gate(rules.limits, rules.holds)
 
     def load(self, ids: Iterable[KeyId]) -> None:
         """Read states that are not known yet, by one statement."""

@@ -7,6 +7,7 @@ import msgspec
 
 from ropeway.brokers.sqlite.connection import Connection
 from ropeway.errors import ConfigError
+from ropeway.flow.gate import Hold, Place
 from ropeway.flow.rules import GroupRule, LimitRule, QueueRule, Rule, RuleInfo, check, kind_of
 
 SCHEMA: Final = """
@@ -22,13 +23,17 @@ _BUMP = "UPDATE meta SET rules = rules + 1"
 
 
 class Rules(msgspec.Struct, gc=False):
-    """What is in force, as of a version; `fair`: queues and priorities that know fair keys."""
+    """What is in force, as of a version.
+
+    `fair`: queues and priorities that know fair keys; `holds`: what follows for single jobs.
+    """
 
     version: int = 0
     limits: dict[str, LimitRule] = {}
     queues: dict[str, QueueRule] = {}
     groups: dict[str, GroupRule] = {}
     fair: frozenset[tuple[str, int]] = frozenset()
+    holds: dict[Place, Hold] = {}
 
     def queue(self, name: str) -> QueueRule:
         """What holds for a queue as a whole."""
