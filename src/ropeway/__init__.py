@@ -2,7 +2,7 @@
 
 from ropeway.app import Ropeway
 from ropeway.broker import Filter
-from ropeway.context import Context, current_job
+from ropeway.context import BatchContext, Context, current_job
 from ropeway.errors import (
     BrokerError,
     CodecError,
@@ -24,9 +24,8 @@ from ropeway.errors import (
 )
 from ropeway.flow.options import CircuitBreaker, Concurrency, Fair, RateLimit
 from ropeway.handle import Handle
+from ropeway.hooks import Event
 from ropeway.job import JobRecord, JobRef, State
-from ropeway.operate import Changed
-from ropeway.options import JobOptions
 from ropeway.retry import Backoff, Rule
 from ropeway.task import Task
 from ropeway.tasks import Tasks
@@ -35,10 +34,10 @@ from ropeway.verdict import Bury, Cancel, Retry, Snooze
 
 __all__ = [
     "Backoff",
+    "BatchContext",
     "BrokerError",
     "Bury",
     "Cancel",
-    "Changed",
     "CircuitBreaker",
     "CodecError",
     "Concurrency",
@@ -46,6 +45,7 @@ __all__ = [
     "Context",
     "Duplicate",
     "EnqueueUnknown",
+    "Event",
     "Fair",
     "Filter",
     "Handle",
@@ -55,7 +55,6 @@ __all__ = [
     "JobExpired",
     "JobFailed",
     "JobNotFound",
-    "JobOptions",
     "JobRecord",
     "JobRef",
     "JobTimeout",

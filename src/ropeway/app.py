@@ -14,6 +14,7 @@ from ropeway.definition import Definition, rules_of
 from ropeway.errors import ConfigError
 from ropeway.flow.rules import Rule, kind_of
 from ropeway.handle import Handle
+from ropeway.hooks import Hooked
 from ropeway.job import Job, JobRef
 from ropeway.limits import Limits
 from ropeway.offload import Offload
@@ -23,9 +24,7 @@ from ropeway.options import (
     JobOptions,
     QueueOptions,
     QueuePolicy,
-    StubOptions,
     TaskDefaults,
-    TaskOptions,
     as_name,
     as_ref,
     job_changes,
@@ -45,7 +44,7 @@ Lifespan = Callable[[], AbstractAsyncContextManager[S]]
 """Called once per worker process; what its context manager yields is every job's `ctx.state`."""
 
 
-class Ropeway(Tasks[S]):
+class Ropeway(Tasks[S], Hooked):
     """An app: tasks, and the broker that keeps their jobs.
 
         app = Ropeway("sqlite:///jobs.db")
@@ -106,7 +105,11 @@ class Ropeway(Tasks[S]):
         super().__init__()
         self._queues: dict[str, QueuePolicy] = {}
         self._connection = Connection(
-            broker, rules=self._rules, patience_ms=self._patience_ms, offload=offload
+            broker,
+            rules=self._rules,
+            patience_ms=self._patience_ms,
+            offload=offload,
+            hooks=self.hooks,
         )
         self._lifespan = lifespan
         self._routes = {
@@ -215,8 +218,9 @@ class Ropeway(Tasks[S]):
 
     def _adopt(self, declared: Declared) -> None:
         name = declared.site.definition.name
-        refuse_taken(self._all.get(name), declared.func)
-        kind = StubOptions if declared.site.stub else TaskOptions
+        kind = declared.kind
+        if self._all.get(name) is not declared:
+            refuse_taken(self._all.get(name), declared.func)
         defaults = {k: v for k, v in self._defaults.items() if k in option_names(kind)}
         if (queue := self._route(name)) is not None:
             defaults["queue"] = queue

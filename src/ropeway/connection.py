@@ -14,6 +14,7 @@ from ropeway.brokers.registry import broker_from_url
 from ropeway.capabilities import Capabilities
 from ropeway.errors import ConfigError
 from ropeway.flow.rules import Rule
+from ropeway.hooks import Hooks
 from ropeway.offload import Offload
 from ropeway.sync import Portal, refuse_in_loop, run_on
 
@@ -66,6 +67,7 @@ class Connection:
         rules: Callable[[], Sequence[Rule]] = tuple[Rule],
         patience_ms: Callable[[str], int] = lambda _queue: 0,
         offload: Offload | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         if source is None:
             source = os.environ.get(URL_VARIABLE) or URL_DEFAULT
@@ -77,6 +79,7 @@ class Connection:
         self._rules = rules
         self._patience_ms = patience_ms
         self.offload: Offload | None = offload
+        self.hooks: Hooks = Hooks() if hooks is None else hooks
         self._spare = broker_from_url(source) if isinstance(source, str) else source
         # None: the broker cannot be made a second time.
         self.url: str | None = None

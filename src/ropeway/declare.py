@@ -1,13 +1,13 @@
 """From a decorated function to a `Definition`, with every check that a declaration allows."""
 
 import inspect
-import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from ropeway.context import Context
-from ropeway.definition import Definition, Kind
+from ropeway import batches
+from ropeway.context import BatchContext, Context
+from ropeway.definition import Definition, Fallback, Kind
 from ropeway.duration import to_ms
 from ropeway.errors import ConfigError
 from ropeway.flow.options import CircuitBreaker, Concurrency, Fair, FlowLimit, RateLimit, named
@@ -15,6 +15,7 @@ from ropeway.flow.rules import LimitRule
 from ropeway.options import (
     CODECS,
     PARENT_FAILED,
+    BatchOptions,
     TaskOptions,
     as_choice,
     as_int,
@@ -24,10 +25,10 @@ from ropeway.options import (
     known,
 )
 from ropeway.retry import RetryPolicy
-from ropeway.signature import Parameters
+from ropeway.signature import ItemParameters, Parameters
+from ropeway.task import Task
 from ropeway.unique import Unique
 
-_CONTEXT_TEXT = re.compile(r"(\w+\.)*Context(\[.*\])?", re.DOTALL)
 _POLICY = {"attempts": "attempts", "retry": "backoff"} | {
     name: name for name in ("never", "only", "free", "rules")
 }
@@ -46,20 +47,25 @@ def define(
     Raises:
         ConfigError: an option is unknown or cannot be meant, or the function cannot be a task.
     """
-    known(options, kind, what="task option")
     name = _task_name(func, options)
     where = f"task {name!r}"
     try:
-        return _define(func, name, options)
+        if kind is BatchOptions:
+            batches.refuse_contradictions(options)
+        known(options, kind, what="task option")
+        return _define(func, name, options, is_batch=kind is BatchOptions)
     except ConfigError as error:
         if where in str(error):
             raise
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _define(func: Callable[..., Any], name: str, options: Mapping[str, Any]) -> Definition:
-    wants_ctx = takes_context(func)
-    parameters = Parameters.of(func, skip_first=wants_ctx)
+def _define(
+    func: Callable[..., Any], name: str, options: Mapping[str, Any], *, is_batch: bool
+) -> Definition:
+    wants_ctx = takes_context(func, BatchContext if is_batch else Context)
+    kind_of_parameters = ItemParameters if is_batch else Parameters
+    parameters = kind_of_parameters.of(func, skip_first=wants_ctx)
     unique = options.get("unique")
     if unique is not None:
         if not isinstance(unique, Unique):
@@ -98,6 +104,9 @@ def _define(func: Callable[..., Any], name: str, options: Mapping[str, Any]) -> 
         ordering=ordering,
         limits=_limits(func, parameters, name, options),
         fair=fair,
+        fallback=_fallback(parameters, options),
+        batch=batches.rule(name, options) if is_batch else None,
+        group=batches.group(parameters, options.get("key")) if is_batch else None,
         **fields,
     )
 
@@ -194,34 +203,68 @@ _LIMITS: Mapping[str, type[FlowLimit]] = {
 }
 
 
-def takes_context(func: Callable[..., Any]) -> bool:
-    """Whether the first parameter is annotated as a `Context`, which no caller passes.
+def _fallback(parameters: Parameters, options: Mapping[str, Any]) -> Fallback | None:
+    given: object = options.get("fallback")
+    if given is None:
+        return None
+    shown = getattr(given, "__qualname__", repr(given))
+    if not callable(given) or isinstance(given, Task):
+        raise ConfigError(
+            f"fallback={given!r}: give a function; to enqueue a task, do so in that function"
+        )
+    if options.get("ack") == "before":
+        raise ConfigError(
+            f'fallback={shown}: with ack="before" a job is completed before it runs, so none '
+            "fails for good"
+        )
+    context = BatchContext if isinstance(parameters, ItemParameters) else Context
+    fallback = Fallback(given, takes_context(given, context))
+    try:
+        parameters.require_same_call(given, skip_first=fallback.wants_ctx)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"fallback={shown}: it is called as the task's function is, with the same arguments; "
+            f"{error}"
+        ) from error
+    return fallback
+
+
+def takes_context(func: Callable[..., Any], context: type = Context) -> bool:
+    """Whether the first parameter is annotated as a `context`, which no caller passes.
 
     Raises:
-        ConfigError: another parameter is annotated so.
+        ConfigError: another parameter is annotated so, or the first one as the other kind of
+            context: a batch task takes a `BatchContext`, any other a `Context`.
     """
     try:
         parameters = list(inspect.signature(func).parameters.values())
     except (TypeError, ValueError):
         return False  # `Parameters.of` says what is wrong
-    for parameter in parameters[1:]:
-        if _is_context(func, parameter.annotation):
+    for place, parameter in enumerate(parameters):
+        if place and _is_context(func, parameter.annotation, context):
             raise ConfigError(
-                f"parameter {parameter.name!r} is a Context, but only the first one can be"
+                f"parameter {parameter.name!r} is a {context.__name__}, but only the first one "
+                "can be"
             )
-    return bool(parameters) and _is_context(func, parameters[0].annotation)
+        other = Context if context is BatchContext else BatchContext
+        if _is_context(func, parameter.annotation, other):
+            raise ConfigError(
+                f"parameter {parameter.name!r} is a {other.__name__}; the function is given a "
+                f"{context.__name__}"
+            )
+    return bool(parameters) and _is_context(func, parameters[0].annotation, context)
 
 
-def _is_context(func: Callable[..., Any], annotation: object) -> bool:
+def _is_context(func: Callable[..., Any], annotation: object, context: type) -> bool:
     if isinstance(annotation, str):  # `from __future__ import annotations`
-        return _text_is_context(func, annotation)
-    return (typing.get_origin(annotation) or annotation) is Context
+        return _text_is_context(func, annotation, context)
+    return (typing.get_origin(annotation) or annotation) is context
 
 
-def _text_is_context(func: Callable[..., Any], annotation: str) -> bool:
+def _text_is_context(func: Callable[..., Any], annotation: str, context: type) -> bool:
     """An annotation kept as text: by the name it uses, whatever that is imported as."""
-    if _CONTEXT_TEXT.fullmatch(annotation.strip(" '\"")):
+    head = annotation.strip(" '\"").partition("[")[0].strip()
+    if head.rpartition(".")[2] == context.__name__:
         return True
-    head = annotation.partition("[")[0].strip()
     names = cast("dict[str, object]", getattr(inspect.unwrap(func), "__globals__", {}))
-    return names.get(head) is Context
+    return names.get(head) is context

@@ -19,6 +19,14 @@ AckWhen = Literal["after", "before"]
 CodecName = Literal["json", "msgpack"]
 
 
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """What a worker calls when a job of the task has failed for good."""
+
+    func: Callable[..., Any]
+    wants_ctx: bool
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Definition:
     """One task. Durations are milliseconds, sizes bytes."""
@@ -41,7 +49,8 @@ class Definition:
     limits: tuple[tuple[LimitRule, str | None], ...] = ()  # each with the parameter of its key
     fair: Fair | None = None
     batch: GroupRule | None = None  # many jobs, one call
-    fallback: Callable[..., Any] | None = None  # called before a job that failed for good ends dead
+    group: Callable[[Any], object] | None = None  # item of a batch -> its key; None: all together
+    fallback: Fallback | None = None  # called before a job that failed for good ends dead
     ack: AckWhen = "after"  # "before": at most once
     codec: CodecName = "json"
     payload_max_bytes: int = 1024 * 1024

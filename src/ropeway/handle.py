@@ -20,6 +20,7 @@ from ropeway.errors import (
     JobTimeout,
     ResultExpired,
 )
+from ropeway.hooks import Hooks
 from ropeway.job import FINAL, Failure, JobRecord, JobRef, Progress, State
 from ropeway.offload import Offload
 
@@ -39,6 +40,11 @@ class Link(Protocol):
     @property
     def store(self) -> JobStore:
         """The open broker, usable on the running event loop. Raises ConfigError if not open."""
+        ...
+
+    @property
+    def hooks(self) -> Hooks:
+        """The hooks of the program."""
         ...
 
     def patience_ms(self, queue: str) -> int:

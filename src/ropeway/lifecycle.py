@@ -303,7 +303,7 @@ def _bury(status: Status, outcome: Any, now_ms: int) -> Status:
         Event.BURY,
         DEAD,
         finished_at_ms=now_ms,
-        errors=_with_error(status, outcome.failure),
+        errors=_with_error(status, outcome.failure, outcome.of_fallback),
         reason=outcome.reason,
     )
 
@@ -328,8 +328,8 @@ _SETTLE: Final[Mapping[type[Outcome], Callable[[Status, Any, int], Status]]] = {
 }
 
 
-def _with_error(status: Status, failure: Failure | None) -> tuple[Failure, ...]:
-    return (*status.errors, failure)[-ERRORS_KEPT:] if failure is not None else status.errors
+def _with_error(status: Status, *failures: Failure | None) -> tuple[Failure, ...]:
+    return (*status.errors, *(failure for failure in failures if failure))[-ERRORS_KEPT:]
 
 
 # ------------------------------------------------------------------------------ time passes

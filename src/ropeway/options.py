@@ -64,6 +64,18 @@ class TaskOptions(TaskDefaults, total=False):
     process: bool  # run in a process of a pool, where it can be stopped and may crash
 
 
+class BatchOptions(TaskDefaults, total=False):
+    """The options of `@app.batch_task(...)`; a time limit is that of one call."""
+
+    name: str  # default: the function's name
+    size: int  # items of a call at most; default 100
+    within: Duration  # how long the first item may wait for others; default 2 s
+    grace: Duration | None  # the call comes when no item has for so long; default: within / 4
+    key: str | Callable[[Any], str] | None  # a field of the item, or a function of it: whose
+    # values make batches of their own; default: all items of a queue gather together
+    fallback: Callable[..., Any]  # called with the items that failed for good
+
+
 class StubOptions(TypedDict, total=False):
     """The options of `@app.stub(...)`: those that the producing side decides."""
 

@@ -49,6 +49,7 @@ class Bury(Outcome, frozen=True, kw_only=True, gc=False):
 
     failure: Failure | None = None
     reason: str | None = None
+    of_fallback: Failure | None = None  # the task's fallback failed too
 
 
 class Cancel(Outcome, frozen=True, kw_only=True, gc=False):

@@ -11,9 +11,9 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Self, cast
+from typing import Any, Final, Self, cast
 
 import msgspec
 
@@ -28,6 +28,9 @@ _VAR_POSITIONAL = inspect.Parameter.VAR_POSITIONAL
 _VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 
 # msgspec ends its messages with the place, " - at `$.name.rest`".
+ITEM: Final = "item"
+"""The name under which the payload of a batch task's job holds its item."""
+
 _NAME = re.compile(r"\W")
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 60
@@ -163,6 +166,31 @@ class Parameters:
             return (), given
         return self._to_call(given)
 
+    def filled(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call, with the defaults of those that were left out."""
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return bound.args, bound.kwargs
+
+    def require_same_call(self, func: Callable[..., object], *, skip_first: bool) -> None:
+        """Raise `TypeError` unless `func` can be called with whatever `filled` returns."""
+        signature = inspect.signature(func)
+        accepted = list(signature.parameters.values())[skip_first:]
+        kinds = {parameter.kind for parameter in accepted}
+        args: list[None] = []
+        kwargs: dict[str, None] = {}
+        for name, parameter in self._signature.parameters.items():
+            if parameter.kind in {_VAR_POSITIONAL, _VAR_KEYWORD}:
+                if parameter.kind not in kinds:
+                    raise TypeError(f"it does not take any number of arguments, as {name!r} does")
+            elif parameter.kind is _KEYWORD:
+                kwargs[name] = None
+            else:
+                args.append(None)
+        signature.replace(parameters=accepted).bind(*args, **kwargs)
+
     def _read(self, data: bytes, codec: str, limit_bytes: int) -> msgspec.Struct:
         """The payload; every job takes the short way, and what it cannot read the long one."""
         if len(data) <= limit_bytes:
@@ -297,6 +325,79 @@ class Parameters:
                 f"{self._name}: its annotations cannot be resolved ({error}); define or import "
                 "the types at the top of its module, outside `if TYPE_CHECKING`"
             ) from error
+
+
+class ItemParameters(Parameters):
+    """The one parameter of a batch task's jobs, `item`; its function takes the list of them."""
+
+    def __init__(self, func: Callable[..., object], signature: inspect.Signature) -> None:
+        """Use `ItemParameters.of`."""
+        given = list(signature.parameters.values())
+        if len(given) != 1 or given[0].kind not in {_POSITIONAL_ONLY, _POSITIONAL}:
+            raise ConfigError(
+                f"{_name_of(func)}: a batch task takes one argument, the list of its items, as in "
+                "`items: list[str]`"
+            )
+        missing = inspect.Parameter.empty
+        item = given[0].replace(name=ITEM, kind=_POSITIONAL, default=missing)
+        super().__init__(func, signature.replace(parameters=[item]))
+
+    @cached_property
+    def item_type(self) -> Any:
+        """The resolved type of one item; `Any` without an annotation. Raises `ConfigError`."""
+        whole = self._whole()
+        if whole is Any or whole is list:
+            return Any
+        if (items := _items_of(whole)) is None:
+            raise ConfigError(
+                f"{self._name}: its items are annotated as {whole!r}; a batch task takes a list, "
+                "as in `items: list[str]`"
+            )
+        return items
+
+    @property
+    def item_type_if_known(self) -> Any:
+        """`item_type`, or `Any` while its annotation names something not defined yet."""
+        try:
+            self._whole()
+        except ConfigError:  # the worker insists on it
+            return Any
+        return self.item_type
+
+    def _whole(self) -> Any:
+        return self._resolve({ITEM: self._signature.parameters[ITEM].annotation})[ITEM]
+
+    @cached_property
+    def return_type(self) -> Any:
+        """The type of one item's result: without the errors that stand for failed items."""
+        whole = self._resolve({"return": self._signature.return_annotation})["return"]
+        found: list[Any] = []
+        for each in _union(whole):
+            parts = _union(_items_of(each) or each)
+            found += [part for part in parts if not _is_error(part)]
+        return typing.Union[tuple(found)] if found else type(None)  # noqa: UP007 - of a list
+
+    @cached_property
+    def _types(self) -> dict[str, Any]:
+        return {ITEM: self.item_type}
+
+
+def _items_of(type_: Any) -> Any:
+    """The type of what a list of this type holds; None when it is no list."""
+    arguments = typing.get_args(type_)
+    return arguments[0] if typing.get_origin(type_) in _LISTS and arguments else None
+
+
+def _is_error(type_: Any) -> bool:
+    return isinstance(type_, type) and issubclass(type_, BaseException)
+
+
+_LISTS: Final = frozenset({list, Sequence, Collection, Iterable})
+
+
+def _union(type_: Any) -> tuple[Any, ...]:
+    is_union = typing.get_origin(type_) in {typing.Union, types.UnionType}
+    return typing.get_args(type_) if is_union else (type_,)
 
 
 def _name_of(func: Callable[..., object]) -> str:

@@ -1,8 +1,6 @@
 """`Task`: a function that can be enqueued. It stays an ordinary callable."""
 
 import dataclasses
-import functools
-import inspect
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +9,16 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Un
 from msgspec.structs import replace
 
 from ropeway import codec
+from ropeway.batches import ALL_TOGETHER
 from ropeway.broker import EnqueueAnswer, Enqueued, JobStore
-from ropeway.context import CURRENT, Context
 from ropeway.definition import Definition
 from ropeway.errors import ConfigError
 from ropeway.handle import Handle, Link, any_type
-from ropeway.job import Job, JobRef, Lease, LimitKey, UniqueKey
-from ropeway.options import Changes, JobOptions, as_name, as_ref, job_changes
-from ropeway.runtime import new_id
+from ropeway.hooks import of_job
+from ropeway.job import Job, JobRef, LimitKey, UniqueKey
+from ropeway.options import Changes, JobOptions, as_ref, job_changes
+from ropeway.runtime import SYSTEM, new_id
+from ropeway.signature import ITEM
 from ropeway.submit import submit
 from ropeway.unique import Unique
 
@@ -31,11 +31,15 @@ A_contra = TypeVar("A_contra", contravariant=True)
 
 @dataclass(slots=True, eq=False)
 class Site:
-    """Where a declared task is: its definition, and the app it belongs to (none yet: None)."""
+    """Where a declared task is: its definition, and the app it belongs to (none yet: None).
+
+    `change` declares the task again, with these options besides its own.
+    """
 
     definition: Definition
     link: Link | None = None
     stub: bool = False
+    change: Callable[[Mapping[str, Any]], None] | None = None
     _model: Job | None = None
 
     def bind(self, definition: Definition, link: Link) -> None:
@@ -66,6 +70,7 @@ class Site:
                 on_parent_failed=d.on_parent_failed,
                 tags=tuple(dict.fromkeys(d.tags)),
                 limits=tuple(LimitKey(rule.name) for rule, _ in d.limits),
+                group_key=None if d.batch is None else ALL_TOGETHER,
             )
         return self._model
 
@@ -73,7 +78,9 @@ class Site:
     def keyed(self) -> bool:
         """Whether a job of this task takes keys from its arguments."""
         d = self.definition
-        return d.ordering is not None or d.fair is not None or any(name for _, name in d.limits)
+        if d.ordering is not None or d.fair is not None or d.group is not None:
+            return True
+        return any(name for _, name in d.limits)
 
     def return_type(self) -> Any:
         """The result type, resolved when it is needed."""
@@ -94,6 +101,8 @@ def make_job(
     form = changes.codec or task.codec
     encoded = task.parameters.encode(args, kwargs, codec=form, limit_bytes=task.payload_max_bytes)
     given = {"payload": encoded.data, "codec": encoded.codec, **changes.fields}
+    if changes.fields:
+        _refuse_foreign(site, changes.fields)
     unique = changes.unique if changes.unique_given else task.unique
     if unique is not None or changes.limit_keys or site.keyed:
         given |= _keys(task, changes, given, _Arguments(task, args, kwargs, form))
@@ -102,6 +111,24 @@ def make_job(
     if "id" not in given:
         given["id"] = new_id()
     return replace(site.model(), **given)
+
+
+def _refuse_foreign(site: Site, fields: Mapping[str, Any]) -> None:
+    """Refuse options that mean something for a batch task only, or for any other only."""
+    task = site.definition
+    if task.batch is None:
+        if "group_key" in fields and not site.stub:
+            raise ConfigError(
+                f"group_key: {task.name!r} is no batch task, so its jobs never gather"
+            )
+    elif found := fields.keys() & _OF_ONE_RUN:
+        raise ConfigError(
+            f"{', '.join(sorted(found))}: the items of {task.name!r} share one run; give the task "
+            "itself a timeout"
+        )
+
+
+_OF_ONE_RUN = {"timeout_ms", "deadline_at_ms", "deadline_after_ms"}
 
 
 class _Arguments:
@@ -146,6 +173,8 @@ def _keys(
         keys["fair_key"] = tenant = arguments.key(task.fair.key)
         if "fair_weight" not in given:
             keys["fair_weight"] = task.fair.weight_of(tenant)
+    if task.group is not None and "group_key" not in given:
+        keys["group_key"] = _group_key(task, task.group(arguments.values[ITEM]))
     if task.limits:
         limits = [
             LimitKey(rule.name, "" if name is None else arguments.key(name))
@@ -160,6 +189,13 @@ def _keys(
     elif unique is not None:
         keys["unique"] = named_key(unique, task.unique)
     return keys
+
+
+def _group_key(task: Definition, value: object) -> str:
+    key = as_key(value, what="key")
+    if not key:
+        raise ConfigError(f"{task.name}: the key of an item is an empty text; give it a name")
+    return key
 
 
 def _with_keys(
@@ -183,8 +219,12 @@ def ordering_key(task: Definition, values: Mapping[str, object]) -> str:
 
 def key_text(name: str, values: Mapping[str, object]) -> str:
     """The value of an argument as a key: a text as it is, anything else as canonical JSON."""
-    value = values[name]
-    return value if isinstance(value, str) else codec.canonical(value, what=name).decode()
+    return as_key(values[name], what=name)
+
+
+def as_key(value: object, *, what: str) -> str:
+    """A text as it is, anything else as canonical JSON."""
+    return value if isinstance(value, str) else codec.canonical(value, what=what).decode()
 
 
 def named_key(key: str, like: Unique | None) -> UniqueKey:
@@ -377,7 +417,12 @@ async def submit_by(link: Link, store: JobStore, jobs: Sequence[Job]) -> list[En
         return []
     if link.offload is not None:
         jobs = await link.offload.keep_payloads(jobs)
-    return await submit(store, jobs, still_open=lambda: link.store, patience_ms=link.patience_ms)
+    answers = await submit(store, jobs, still_open=lambda: link.store, patience_ms=link.patience_ms)
+    if link.hooks.want("enqueued"):
+        for job, answer in zip(jobs, answers, strict=True):
+            if answer.answer is EnqueueAnswer.OK:
+                await link.hooks.call(of_job("enqueued", job, SYSTEM.clock.wall_ms()))
+    return answers
 
 
 def _refuse_shared_ids(ids: Sequence[str | None]) -> None:
@@ -388,50 +433,3 @@ def _refuse_shared_ids(ids: Sequence[str | None]) -> None:
         raise ConfigError(
             f"id={most[0]!r} was given to {most[1]} jobs of one call; ids are for one"
         )
-
-
-class _Runnable(Task[P, R_co]):
-    """A task whose function is here."""
-
-    def __init__(self, site: Site) -> None:
-        super().__init__(site)
-        functools.update_wrapper(cast(Any, self), site.definition.func)
-        if site.definition.wants_ctx:
-            signature = inspect.signature(site.definition.func)
-            shown = list(signature.parameters.values())[1:]
-            self.__signature__: inspect.Signature = signature.replace(parameters=shown)
-
-    @property
-    def func(self) -> Callable[..., Any]:
-        """The function as it was written, with its `ctx` if it takes one."""
-        return self._site.definition.func
-
-    def _call(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Any:
-        if self._site.definition.wants_ctx:
-            return self.func(detached(self.name), *args, **kwargs)
-        return self.func(*args, **kwargs)
-
-
-class AsyncTask(_Runnable[P, R_co]):
-    """A task whose function is `async def`. Calling it runs the function here, with no job."""
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
-        """Call the function itself; a `ctx` is supplied that reports to nobody."""
-        return self._call(args, kwargs)
-
-
-class SyncTask(_Runnable[P, R_co]):
-    """A task whose function is a plain `def`. Calling it runs the function here, with no job."""
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Call the function itself; a `ctx` is supplied that reports to nobody."""
-        return self._call(args, kwargs)
-
-
-def detached(task: str) -> Context[Any]:
-    """A context for a plain call: no job, no reports; the state of the job it is called in."""
-    around = CURRENT.get(None)
-    lease = Lease(
-        job=Job(id=new_id(), task=as_name("task", task)), attempt=1, token=0, expires_at_ms=0
-    )
-    return Context(lease, state=around.state if around is not None else None)

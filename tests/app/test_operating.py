@@ -5,8 +5,9 @@ from datetime import date
 import pytest
 from app_under_test import Desk
 
-from ropeway import Changed, CodecError, ConfigError, Filter, JobNotFound, State, Unique
+from ropeway import CodecError, ConfigError, Filter, JobNotFound, State, Unique
 from ropeway.action import Answer
+from ropeway.operate import Changed
 
 pytestmark = pytest.mark.anyio
 

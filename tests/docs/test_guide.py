@@ -13,9 +13,16 @@ GUIDE = (ROOT / "docs" / "guide.md").read_text()
 
 BEFORE = """\
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from decimal import Decimal
 
-from ropeway import Backoff, Context, Ropeway, Rule, Tasks, Unique
+from ropeway import Backoff, BatchContext, Context, Event, Ropeway, Rule, Tasks, Unique
+
+
+@dataclass
+class Document:
+    tenant: str
+    text: str
 
 
 class Shop: ...

@@ -8,12 +8,16 @@ from typing import assert_type
 
 from ropeway import (
     Backoff,
-    Call,
-    Changed,
+    BatchContext,
+    CircuitBreaker,
+    Concurrency,
     Context,
+    Event,
+    Fair,
     Filter,
     Handle,
     JobRecord,
+    RateLimit,
     Ropeway,
     Snooze,
     State,
@@ -22,6 +26,9 @@ from ropeway import (
     Unique,
     current_job,
 )
+
+from ropeway.operate import Changed
+from ropeway.task import Call
 
 
 @dataclass
@@ -69,6 +76,55 @@ def words(text: str) -> int:
 def rows(ctx: Context[Services], path: str, limit: int = 10) -> list[int]:
     ctx.progress_sync(1)
     return [limit]
+
+
+@app.task(
+    rate=RateLimit(100, timedelta(minutes=1), key="host", burst=5),
+    concurrency=[Concurrency(4, key="tenant"), Concurrency(50, name="all")],
+    breaker=CircuitBreaker(5, 30),
+    fair=Fair("tenant", weights={"gold": 3}),
+)
+async def download(host: str, tenant: str) -> int:
+    return len(host + tenant)
+
+
+@app.batch_task(size=50, within=timedelta(seconds=2), grace=0.5, key=str.lower, attempts=3)
+async def index(ctx: BatchContext[Services], items: list[str]) -> list[int | Exception]:
+    await ctx.progress(0.5)
+    return [len(ctx.state.base + item) or ValueError(item) for item in items]
+
+
+@app.batch_task()
+def purge(items: list[int]) -> None:
+    print(items)
+
+
+@app.batch_task(key="base")
+def totals(items: list[Services]) -> list[str]:
+    return [item.base for item in items]
+
+
+@fetch.fallback
+async def give_up(ctx: Context[Services], url: str, *, tenant: str = "-") -> None:
+    print(ctx.failure, url, tenant)
+
+
+@words.fallback
+def forget(text: str) -> None:
+    print(text)
+
+
+@index.fallback
+def not_indexed(items: list[str]) -> None:
+    print(items)
+
+
+@app.on("dead", "crashed")
+async def alert(event: Event) -> None:
+    print(event.job, event.error, event.duration)
+
+
+app.queue("crawl", max_length=1_000, on_full="wait", wait=5, rate=RateLimit(50, 1))
 
 
 @plain_app.task
@@ -120,6 +176,15 @@ async def main() -> None:
         assert_type(await app.enqueue_many([words.s("a"), words.s("b")]), list[Handle[int]])
         await app.enqueue_many([words.s("a"), fetch.s("/"), later.s("/")])
         await app.send("elsewhere", {"n": 1}, queue="far", delay=timedelta(hours=1))
+
+        assert_type(await index.enqueue("doc"), Handle[int])
+        assert_type(await index.enqueue_many(["a", "b"]), list[Handle[int]])
+        assert_type(await index.opts(group_key="k").enqueue("doc"), Handle[int])
+        assert_type(await purge.enqueue(3), Handle[None])
+        assert_type(await totals.enqueue(Services("b")), Handle[str])
+        batch: Task[[str], int] = index
+        answers = await index(["a", "b"])
+        print(batch, answers[0], purge([1]), forget("x"))
 
         assert_type(await app.jobs.get(job), JobRecord)
         assert_type(await app.jobs.cancel(Filter(queue="mail"), dry_run=True), Changed)

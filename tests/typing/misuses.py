@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from ropeway import Context, Filter, Handle, Ropeway, Tasks
+from ropeway import Concurrency, Context, Filter, Handle, RateLimit, Ropeway, Tasks
 
 
 class Services:
@@ -40,6 +40,11 @@ async def thumbnails(path: str) -> bytes:
     raise NotImplementedError
 
 
+@app.batch_task(key="tenant")
+async def index(items: list[str]) -> list[int]:
+    return [len(item) for item in items]
+
+
 # Not an error yet: to the checker it is a task that its caller passes a Context to.
 @app.task
 async def wrong_state(ctx: Context[int], n: int) -> int:
@@ -54,6 +59,25 @@ app.include(strangers)  # E: tasks for another state
 plain_app.task(retries=3)  # E: unknown task option
 plain_app.task(attempts="3")  # E: wrong type of a task option
 plain_app.stub(process=True)  # E: an option that only the code's own side has
+
+
+app.task(rate=3)  # E: not a RateLimit
+app.task(concurrency=RateLimit(3, 1))  # E: the other kind of limit
+app.task(fair=["tenant"])  # E: neither a name nor Fair
+app.task(rate=RateLimit("3", 1))  # E: wrong type of a limit's number
+app.queue("q", concurrency=[Concurrency(3)])  # E: a queue has one limit of a kind
+app.batch_task(size="3")  # E: wrong type of a batch option
+app.batch_task(unique=None)  # E: no option of a batch task
+app.on("complete")  # E: no such event
+app.on("completed")(len)  # E: a hook takes an Event
+
+
+@app.batch_task()  # E: it takes no list
+async def no_list(items: str) -> None: ...
+
+
+@words.fallback  # E: other arguments than the task's
+def forget(text: int) -> None: ...
 
 
 async def enqueueing(ctx: Context[Services]) -> None:
@@ -82,6 +106,11 @@ async def batches() -> None:
     await fetch.enqueue_many([1, 2])  # E: wrong item type
     await pair.enqueue_many([1, 2])  # E: takes two arguments
     await fetch.opts(delay=3).enqueue_many([1])  # E: wrong item type, through opts
+    await index.enqueue(1)  # E: wrong item type of a batch task
+    await index.enqueue(["a"])  # E: enqueued item by item
+    await index("a")  # E: called with a list
+    same: Handle[list[int]] = await index.enqueue("a")  # E: the result is that of one item
+    print(same)
     fetch.s(1)  # E: wrong argument type
     await app.enqueue_many([words.s("a"), words.s(2)])  # E: wrong argument type of one call
     await app.enqueue_many([words])  # E: not a call

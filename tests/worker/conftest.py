@@ -11,6 +11,6 @@ from ropeway.brokers.memory import MemoryBroker
 @pytest.fixture
 async def bench() -> AsyncGenerator[Bench]:
     broker = MemoryBroker()
-    await broker.open()
-    yield Bench(broker)
-    await broker.close()
+    bench = Bench(broker)
+    async with bench.app:
+        yield bench

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any
 
-from ropeway import codec
+from ropeway import Ropeway, codec
 from ropeway.broker import JobStore
 from ropeway.definition import Definition
 from ropeway.job import Job, JobRecord, JobRef, State
@@ -45,11 +45,15 @@ async def until(is_so: Callable[[], Any], *, within_s: float = SOON_S) -> None:
 
 
 class Bench:
-    """A broker, some tasks and short words for what tests do with them."""
+    """A broker, some tasks and short words for what tests do with them.
+
+    Tasks are declared by `app`, as a program would, or defined by `task` with any field.
+    """
 
     def __init__(self, broker: JobStore) -> None:
         self.broker = broker
         self.tasks: dict[str, Definition] = {}
+        self.app = Ropeway(broker, defaults={"retry": Backoff.constant(0.01, jitter=False)})
 
     def task(self, func: Callable[..., Any], **fields: Any) -> Callable[..., Any]:
         definition = define(func, **fields)
@@ -71,9 +75,10 @@ class Bench:
         options = {"lease_ms": 1_000, "grace_ms": 2_000, **options}
         return Worker(
             broker,
-            self.tasks,
-            options=WorkerOptions(**options),
+            {**self.tasks, **self.app.definitions},
+            options=WorkerOptions(**{"hooks": self.app.hooks, **options}),
             lifespan=lifespan,
+            rules=self.app.rules,
             runtime=runtime,
         )
 

@@ -109,6 +109,7 @@ def work(ctx: typer.Context, what: Work, limits: Limits, watching: Watching) -> 
         health_port=watching.health_port,
         burst=what.burst,
         offload=app.offload,
+        hooks=app.hooks,
     )
     _log_to_stderr(watching)
     program = _program(app)

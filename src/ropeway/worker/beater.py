@@ -87,6 +87,24 @@ class Beater:
         return True
 
     @contextlib.asynccontextmanager
+    async def beating(self, broker_factory: Callable[[], JobStore] | None) -> AsyncGenerator[None]:
+        """Beat until the block ends: in a thread of its own where a second broker can be made."""
+        if (
+            broker_factory is not None
+            and self._broker.capabilities.shared
+            and self._start_thread is not None
+        ):
+            async with self.in_thread(broker_factory):
+                yield
+            return
+        beating = asyncio.create_task(self.run(), name="ropeway-beater")
+        try:
+            yield
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+
+    @contextlib.asynccontextmanager
     async def in_thread(self, broker_factory: Callable[[], JobStore]) -> AsyncGenerator[None]:
         """Beat in a thread of its own, with a broker of its own, until the block ends."""
         started = threading.Event()

@@ -1,13 +1,15 @@
 """Gets jobs from the broker: in batches, no more than will be started soon.
 
 It fetches for the free slots, and ahead of them what the worker finished in the last 100 ms: a
-worker with slow jobs fetches nothing ahead, one with fast jobs never waits for the broker.
+worker with slow jobs fetches nothing ahead, one with fast jobs never waits for the broker. Nothing
+is fetched ahead while tenants take turns in one of the queues: who is next is then decided when a
+slot is free, and not before.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from ropeway import crash
@@ -33,6 +35,8 @@ class Fetcher:
     Attributes:
         queues: may change at any time.
         quiet: set to fetch no more; what is running goes on.
+        fair: queues in which tenants take turns, as far as it is known.
+        take_batch: asked in a burst when no single job is left: whether there was a batch.
 
     """
 
@@ -62,8 +66,10 @@ class Fetcher:
         self._window_at_ms = 0
         self._window_ended = 0
         self._recent = 0
+        self.fair: set[str] = set()
         self.queues: Queues = options.queues
         self.quiet: bool = False
+        self.take_batch: Callable[[], Awaitable[bool]] | None = None
         settler.on_settled = self._on_settled
 
     def recheck(self) -> None:
@@ -117,7 +123,7 @@ class Fetcher:
         if self.quiet:
             await self._wait()
             return False
-        if self._suspects or self._suspect is not None:
+        if self.is_occupied:
             self._start_suspect()
             await self._wait()
             return False
@@ -157,27 +163,52 @@ class Fetcher:
         self._outage.worked()
         if leases:
             crash.point("worker.reserved")
-            self._accept(leases, began_ms)
+            self.accept(leases, began_ms)
         elif options.burst and not items:
+            if self.take_batch is not None and await self.take_batch():
+                return False
             if not self._held and not self._settler.waiting:
                 return True
             await asyncio.sleep(BURST_PAUSE_S)
         return False
 
-    def _accept(self, leases: list[Lease], began_ms: int) -> None:
+    def accept(self, leases: list[Lease], began_ms: int) -> None:
+        """Start these leases, which a call that began at that time has brought."""
+        runs = self.hold(leases, began_ms)
+        if leases[0].suspect:  # then it is the only one
+            self._suspects.extend(runs)
+            runs = []
+            self._changed.set()
+        self.feed(runs)
+
+    def hold(self, leases: list[Lease], began_ms: int) -> list[Run]:
+        """The runs of these leases, which are prolonged from now on."""
         fence_at_ms = began_ms + self._options.lease_ms
         now_ms = self._runner.now_ms()
         saves = self._saves
         runs = [Run(lease, saves, now_ms, fence_at_ms) for lease in leases]
         self._held.update(runs)
-        if leases[0].suspect:  # then it is the only one
-            self._suspects.extend(runs)
-            runs = []
+        for lease in leases:
+            if lease.job.fair_key is not None:
+                self.fair.add(lease.job.queue)
+        return runs
+
+    def feed(self, runs: Sequence[Run]) -> None:
+        """Give runs to the runner."""
         if self.quiet:  # the answer to a call that began before
             self._runner.feed(runs)
             self.be_quiet()
         elif runs:
             self._runner.feed(runs)
+
+    def holds(self, run: Run) -> bool:
+        """Whether any lease of this run is still held."""
+        return any(part in self._held for part in run.parts)
+
+    @property
+    def is_occupied(self) -> bool:
+        """Whether a job that may kill this worker runs, or is to run, alone."""
+        return bool(self._suspects) or self._suspect is not None
 
     # -- suspects ----------------------------------------------------------------------------
 
@@ -216,6 +247,8 @@ class Fetcher:
         return min(free + ahead, self._batch_max)
 
     def _ahead(self) -> int:
+        if self.fair and not self.fair.isdisjoint(self.queues):
+            return 0
         now_ms = self._runner.now_ms()
         if now_ms - self._window_at_ms >= RATE_WINDOW_MS:
             is_old = now_ms - self._window_at_ms >= 2 * RATE_WINDOW_MS
@@ -242,5 +275,5 @@ class Fetcher:
             self._changed.set()
 
     def _on_settled(self) -> None:
-        if self._suspects or self._suspect is not None:
+        if self.is_occupied:
             self._changed.set()

@@ -8,6 +8,7 @@ from typing import Final
 
 from ropeway.broker import Queues
 from ropeway.errors import ConfigError
+from ropeway.hooks import Hooks
 from ropeway.offload import Offload
 from ropeway.runtime import new_id
 from ropeway.worker.process.exits import ID_VARIABLE
@@ -39,8 +40,9 @@ class WorkerOptions:
         max_memory_bytes: end when the process is larger than this (0: never).
         health_file: touched every few seconds while the worker is well.
         health_port: serves `GET /health` on 127.0.0.1 (0: any free port; None: no server).
-        burst: return when no job is available or running.
+        burst: return when no job can be run now: those that gather for a batch may be left.
         offload: where the app's big payloads and results are; None: in their records.
+        hooks: told what happens to the jobs of this process.
         id: names this process in the broker; a new one per start.
 
     Raises:
@@ -61,6 +63,7 @@ class WorkerOptions:
     health_port: int | None = None
     burst: bool = False
     offload: Offload | None = None
+    hooks: Hooks = field(default_factory=Hooks)
     id: str = field(default_factory=new_worker_id)
 
     def __post_init__(self) -> None:

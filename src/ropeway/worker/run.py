@@ -7,7 +7,7 @@ the beater prolongs it, the settler lets it go. It is also the `Reporter` of its
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Final, Literal, Protocol
 
@@ -65,6 +65,7 @@ class Run(msgspec.Struct, eq=False):
         reason: why the run must stop, once it must.
         slot: the task that runs the handler on the loop, while it does.
         interrupt: stops a handler that runs elsewhere, while one does.
+        began_ms, ended_ms: when its handler did, on the same clock; noted for hooks only.
 
     """
 
@@ -82,6 +83,13 @@ class Run(msgspec.Struct, eq=False):
     pending_progress: Progress | None = None
     pending_save: tuple[bytes, Future[None]] | None = None
     lines: deque[tuple[str, str]] | None = None
+    began_ms: int | None = None
+    ended_ms: int | None = None
+
+    @property
+    def parts(self) -> Sequence["Run"]:
+        """The leases that end with this run: a batch has many."""
+        return (self,)
 
     def __repr__(self) -> str:
         return f"<Run {self.lease.job.task} {self.lease.job.id} attempt {self.lease.attempt}>"

@@ -7,7 +7,8 @@ wait for something: one slot runs any number of handlers that never wait.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 from ropeway.definition import Definition
@@ -15,8 +16,10 @@ from ropeway.job import JobRef
 from ropeway.outcome import Outcome, Release
 from ropeway.runtime import Runtime
 from ropeway.worker.handlers import ending
+from ropeway.worker.handlers.batches import Batch
 from ropeway.worker.handlers.calls import Calls, Rest
-from ropeway.worker.handlers.offloading import Offloading
+from ropeway.worker.handlers.offloading import Begin, Offloading
+from ropeway.worker.handlers.telling import Teller
 from ropeway.worker.options import WorkerOptions
 from ropeway.worker.run import Run, ShuttingDown, Stop
 from ropeway.worker.settler import Items, Settler
@@ -36,6 +39,7 @@ class Runner:
         concurrency: how many runs may be in progress; may change at any time.
         busy: how many are.
         on_room: called when a run has ended and at most `room_at` are waiting for a slot.
+        on_turn: called when runs have begun or ended.
 
     """
 
@@ -47,6 +51,7 @@ class Runner:
         options: WorkerOptions,
         state: Any,
         runtime: Runtime,
+        teller: Teller | None = None,
     ) -> None:
         self._settler = settler
         self._calls = calls = Calls(tasks, settler, state=state, runtime=runtime)
@@ -54,6 +59,8 @@ class Runner:
         if options.offload is not None:
             offloading = Offloading(calls.begin, options.offload, tasks=tasks, runtime=runtime)
             self._begin = offloading.begin
+        if teller is not None:
+            self._begin = partial(_begin_and_tell, teller, calls, self._begin)
         self.now_ms: Callable[[], int] = runtime.clock.mono_ms
         self._buffer: deque[Run] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -64,6 +71,7 @@ class Runner:
         self.concurrency: int = options.concurrency
         self.ended: int = 0
         self.on_room: Callable[[], None] | None = None
+        self.on_turn: Callable[[], None] | None = None
         self.room_at = 0
 
     # -- what the other roles ask for --------------------------------------------------------
@@ -80,10 +88,10 @@ class Runner:
 
     @property
     def running(self) -> list[Run]:
-        """The runs in progress."""
-        return list(self._running)
+        """The runs in progress; those of a batch each by itself."""
+        return [part for run in self._running for part in run.parts]
 
-    def feed(self, runs: list[Run]) -> None:
+    def feed(self, runs: Sequence[Run]) -> None:
         """Take runs to be started as soon as there is a free slot."""
         self._buffer.extend(runs)
         if not self._turn_is_over:
@@ -101,23 +109,29 @@ class Runner:
         """Hand back, uncounted, the runs that wait here and are `unwanted`."""
         kept: deque[Run] = deque()
         for run in self._buffer:
-            if unwanted(run):
-                self._settler.put(run, Release(lease=run.lease))
+            if any(map(unwanted, run.parts)):
+                for part in run.parts:
+                    self._settler.put(part, Release(lease=part.lease))
             else:
                 kept.append(run)
         self._buffer = kept
 
     def named(self, ref: JobRef) -> list[Run]:
         """The runs of this job: in progress or waiting for a slot."""
-        return [run for run in (*self._running, *self._buffer) if run.is_named(ref)]
+        return [
+            part
+            for run in (*self._running, *self._buffer)
+            for part in run.parts
+            if part.is_named(ref)
+        ]
 
     def stop(self, run: Run, reason: Stop) -> None:
         """Stop this run, or do not begin it."""
-        if run in self._running:
-            run.stop(reason)
-        elif run in self._buffer:
+        if run in self._buffer:
             self._buffer.remove(run)
             self._settle(run, ending.of_stop(run.lease, reason))
+        else:  # in progress, or a part of a batch
+            run.stop(reason)
 
     def stop_all(self) -> None:
         """Stop every run because the worker ends; threads are left behind."""
@@ -189,7 +203,7 @@ class Runner:
             try:
                 outcome = begin(run)
             except Exception:  # noqa: BLE001 - nor may a bug of our own end the worker
-                outcome = _of_own_fault(run)
+                outcome = self._of_own_fault(run)
             if callable(outcome):
                 waiting = run, outcome
                 self._running[run] = None
@@ -213,7 +227,7 @@ class Runner:
         try:
             outcome = await rest(slot)
         except Exception:  # noqa: BLE001 - see `_begin_some`
-            outcome = _of_own_fault(run)
+            outcome = self._of_own_fault(run)
         finally:
             self._running.pop(run, None)
         self.ended += 1
@@ -223,17 +237,46 @@ class Runner:
     def _tell_of_room(self) -> None:
         if self.on_room is not None and len(self._buffer) <= self.room_at:
             self.on_room()
+        if self.on_turn is not None:
+            self.on_turn()
+
+    def _of_own_fault(self, run: Run) -> Outcome | None:
+        _log.exception("the worker itself failed", extra=run.label)
+        if not isinstance(run, Batch):
+            return ending.of_own_fault(run.lease)
+        for part in run.parts:
+            run.leave(part, ending.of_own_fault(part.lease))
+        return None
 
     def _settle(self, run: Run, outcome: Outcome | None) -> None:
-        if outcome is None:
+        if isinstance(run, Batch):
+            for part, end in run.ended:
+                part.interrupt = None
+                self._settle(part, end)
+        elif outcome is None:
             self._settler.drop(run)
         else:
             self._settler.put(run, outcome)
 
 
-def _of_own_fault(run: Run) -> Outcome:
-    _log.exception("the worker itself failed", extra=run.label)
-    return ending.of_own_fault(run.lease)
+def _begin_and_tell(teller: Teller, calls: Calls, begin: Begin, run: Run) -> Outcome | Rest | None:
+    """`Calls.begin` where somebody wants to know when handlers begin and end."""
+    if calls.knows(run):
+        teller.began(run)
+    begun = begin(run)
+    if callable(begun):
+        return partial(_go_on_and_tell, teller, run, begun)
+    teller.ended(run)
+    return begun
+
+
+async def _go_on_and_tell(
+    teller: Teller, run: Run, rest: Rest, slot: "asyncio.Task[None]"
+) -> Outcome | None:
+    try:
+        return await rest(slot)
+    finally:
+        teller.ended(run)
 
 
 def _finish(idle: "asyncio.Future[None]") -> bool:

@@ -17,8 +17,9 @@ from ropeway.outcome import Ack, Bury, Outcome, Release, Retry, Settled
 from ropeway.runtime import Runtime
 from ropeway.worker.beater import send_reports
 from ropeway.worker.handlers.ending import failure_of
+from ropeway.worker.handlers.telling import Teller
 from ropeway.worker.outage import Outage
-from ropeway.worker.run import Run
+from ropeway.worker.run import LeaseLost, Run
 
 _log = logging.getLogger("ropeway.worker")
 
@@ -64,13 +65,21 @@ class Settler:
     """
 
     def __init__(
-        self, broker: JobStore, held: set[Run], *, lease_ms: int, outage: Outage, runtime: Runtime
+        self,
+        broker: JobStore,
+        held: set[Run],
+        *,
+        lease_ms: int,
+        outage: Outage,
+        runtime: Runtime,
+        teller: Teller | None = None,
     ) -> None:
         self._broker = broker
         self._held = held
         self._lease_ms = lease_ms
         self._outage = outage
         self._runtime = runtime
+        self._teller = teller
         self._clock = runtime.clock
         self._items = Items([], [])
         self._talkative = Items([], [])  # their reports go out first, so not by `exchange`
@@ -108,6 +117,8 @@ class Settler:
 
     def drop(self, run: Run) -> None:
         """Let go of a run without a word: its lease is lost, or is to expire."""
+        if self._teller is not None and isinstance(run.reason, LeaseLost) and run in self._held:
+            self._teller.lost(run)
         self._held.discard(run)
         self._tell()
 
@@ -138,6 +149,9 @@ class Settler:
                 waiting = self._answered.get(run)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(answer)
+        if self._teller is not None:
+            for (run, outcome), answer in zip(items, answers, strict=True):
+                self._teller.settled(run, outcome, answer)
         self._tell()
 
     def not_sent(self, items: Items) -> None:

@@ -2,6 +2,7 @@
 
 fetcher ──runs──> runner ──outcomes──> settler        beater: all leases held, three times each
    broker.reserve / exchange    broker.settle         listener, maintainer, watchdog: beside
+aggregator ──batches──> runner                        teller: events for hooks
 """
 
 import asyncio
@@ -15,14 +16,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from ropeway.broker import ExtendAnswer, JobStore, WorkerInfo
+from ropeway.broker import ExtendAnswer, JobStore, Queues, WorkerInfo
 from ropeway.definition import Definition
 from ropeway.errors import BrokerError
 from ropeway.flow.rules import Rule
 from ropeway.runtime import SYSTEM, Runtime
+from ropeway.worker.aggregator import Aggregator
 from ropeway.worker.beater import Answers, Beater
 from ropeway.worker.fetcher import Fetcher
 from ropeway.worker.handlers.processes import check_reachable
+from ropeway.worker.handlers.telling import Teller
 from ropeway.worker.listener import Listener
 from ropeway.worker.maintainer import collect, heartbeat, maintain, memory_bytes
 from ropeway.worker.options import WorkerOptions
@@ -60,6 +63,8 @@ class _Roles:
     runner: Runner
     fetcher: Fetcher
     listener: Listener
+    aggregator: Aggregator
+    teller: Teller | None  # where there are hooks
 
 
 class Worker:
@@ -144,7 +149,8 @@ class Worker:
         async with self._lifespan() if self._lifespan else contextlib.nullcontext() as state:
             roles = self._roles = self._assemble(state)
             try:
-                async with self._beating(roles), self._health():
+                telling = roles.teller.telling() if roles.teller else contextlib.nullcontext()
+                async with telling, roles.beater.beating(self._broker_factory), self._health():
                     await self._work(roles)
             finally:
                 await roles.runner.close()
@@ -154,6 +160,7 @@ class Worker:
     async def _work(self, roles: "_Roles") -> None:
         async with asyncio.TaskGroup() as group:
             fetching = group.create_task(roles.fetcher.run())
+            taking = group.create_task(roles.aggregator.run())
             others = [
                 group.create_task(role)
                 for role in (
@@ -176,6 +183,7 @@ class Worker:
                 raise
             finally:
                 fetching.cancel()
+                taking.cancel()
                 await self._drain(roles)
                 for task in (*others, stopping):
                     task.cancel()
@@ -211,23 +219,6 @@ class Worker:
                 await self._broker.abandon([self.id])
 
     # -- beside the jobs ---------------------------------------------------------------------
-
-    @contextlib.asynccontextmanager
-    async def _beating(self, roles: "_Roles") -> AsyncGenerator[None]:
-        if (
-            self._broker_factory is not None
-            and self._broker.capabilities.shared
-            and self._runtime.start_thread is not None
-        ):
-            async with roles.beater.in_thread(self._broker_factory):
-                yield
-            return
-        beating = asyncio.create_task(roles.beater.run(), name="ropeway-beater")
-        try:
-            yield
-        finally:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
 
     @contextlib.asynccontextmanager
     async def _health(self) -> AsyncGenerator[None]:
@@ -288,19 +279,13 @@ class Worker:
         roles = self._roles
         assert roles is not None, "there is no heartbeat before the start"
         queues = roles.fetcher.queues
-        is_strict = not isinstance(queues, Mapping)
-        weights = (
-            {name: len(queues) - place for place, name in enumerate(queues)}
-            if is_strict
-            else dict(queues)
-        )
         quiet = "quiet" if roles.fetcher.quiet else "running"
         return WorkerInfo(
             id=self.id,
             host=socket.gethostname(),
             pid=os.getpid(),
-            queues=weights,
-            strict=is_strict,
+            queues=_weights(queues),
+            strict=not isinstance(queues, Mapping),
             concurrency=roles.runner.concurrency,
             running=tuple(run.lease.job.id for run in roles.runner.running),
             processed=roles.settler.processed,
@@ -345,10 +330,19 @@ class Worker:
             deliver=deliver,
             is_stuck=watchdog.is_stuck,
         )
-        settler = Settler(broker, held, lease_ms=lease_ms, outage=outage, runtime=runtime)
-        runner = Runner(self._tasks, settler, options=options, state=state, runtime=runtime)
+        teller = Teller.of(options.hooks, worker=options.id, clock=runtime.clock)
+        settler = Settler(
+            broker, held, lease_ms=lease_ms, outage=outage, runtime=runtime, teller=teller
+        )
+        runner = Runner(
+            self._tasks, settler, options=options, state=state, runtime=runtime, teller=teller
+        )
         fetcher = Fetcher(
             broker, runner, settler, held=held, saves=beater, options=options, outage=outage
+        )
+        fetcher.fair.update(task.queue for task in self._tasks.values() if task.fair)
+        aggregator = Aggregator(
+            broker, self._tasks, runner, fetcher, options=options, outage=outage
         )
         listener = Listener(
             broker,
@@ -359,7 +353,14 @@ class Worker:
             ask=beater.ask,
             stop=self.stop,
         )
-        return _Roles(watchdog, beater, settler, runner, fetcher, listener)
+        return _Roles(watchdog, beater, settler, runner, fetcher, listener, aggregator, teller)
+
+
+def _weights(queues: Queues) -> dict[str, int]:
+    """As they are shown: strict queues have falling ones."""
+    if isinstance(queues, Mapping):
+        return dict(queues)
+    return {name: len(queues) - place for place, name in enumerate(queues)}
 
 
 async def _until(is_so: Callable[[], bool], *, within_ms: int) -> None:

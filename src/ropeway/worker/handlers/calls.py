@@ -14,18 +14,28 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from ropeway.codec import REFERENCE
-from ropeway.context import CURRENT, Context
+from ropeway.context import CURRENT, BatchContext, Context
 from ropeway.definition import Definition
 from ropeway.errors import CodecError, ConfigError
-from ropeway.outcome import Ack, Crashed, Outcome, Settled
+from ropeway.outcome import Ack, Bury, Outcome, Settled
 from ropeway.runtime import Runtime
-from ropeway.verdict import Verdict
 from ropeway.worker.deadlines import Deadlines
-from ropeway.worker.handlers import drive, ending
-from ropeway.worker.handlers.processes import ChildDied, Processes
+from ropeway.worker.handlers import batches, drive, ending, judging
+from ropeway.worker.handlers.batches import Batch
+from ropeway.worker.handlers.fallbacks import Fallbacks
+from ropeway.worker.handlers.processes import Processes
 from ropeway.worker.handlers.threads import Carried, Threads
-from ropeway.worker.run import HardTimeout, LeaseLost, Run, ShuttingDown, Stop
+from ropeway.worker.run import (
+    HardTimeout,
+    LeaseLost,
+    LeaseUnsure,
+    Run,
+    ShuttingDown,
+    Stop,
+)
 from ropeway.worker.settler import Settler
 
 _log = logging.getLogger("ropeway.worker")
@@ -55,6 +65,7 @@ class Calls:
         self._clock = clock = runtime.clock
         self._base = contextvars.copy_context()
         self._threads = Threads(runtime.start_thread)
+        self._fallbacks = Fallbacks(self._threads, self._base)
         self._processes = Processes(runtime)
         self._deadlines = Deadlines(clock)
         self._closing = False
@@ -69,6 +80,10 @@ class Calls:
         self._threads.close()
         self._processes.close()
 
+    def knows(self, run: Run) -> bool:
+        """Whether the task of this run is registered here."""
+        return run.lease.job.task in self._tasks
+
     def begin(self, run: Run) -> Outcome | Rest | None:
         """Begin a run: its outcome, what is left to await, or None when nothing is to settle."""
         lease = run.lease
@@ -81,6 +96,8 @@ class Calls:
                 "its payload is offloaded, and this worker's app has none", extra=run.label
             )
             return ending.of_unable_worker(lease, "no_offload")
+        if definition.batch is not None:
+            return partial(self._batch, run, definition)
         arguments = _NOTHING
         if definition.kind != "process":  # a child decodes for itself
             try:
@@ -90,7 +107,10 @@ class Calls:
                 return ending.of_bad_payload(lease, error, runtime=self._runtime)
         if definition.ack == "before":
             return partial(self._after_ack, run, definition, arguments)
-        return self._call(run, definition, arguments)
+        called = self._call(run, definition, arguments)
+        if definition.fallback is not None:
+            return partial(self._or_fall_back, run, definition, called)
+        return called
 
     # -- the steps ---------------------------------------------------------------------------
 
@@ -121,7 +141,7 @@ class Calls:
         try:
             coroutine, found = scope.run(drive.begin, definition.func, context, args, kwargs)
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything
-            outcome = self._of_error(run, definition, error)
+            outcome = judging.of_error(run, definition, error, runtime=self._runtime)
         else:
             if coroutine is not None:
                 rest = drive.finish(coroutine, scope, found)
@@ -131,7 +151,86 @@ class Calls:
             self._deadlines.forget(run)
         return outcome
 
-    def _set_limits(self, run: Run, context: Context[Any], definition: Definition) -> bool:
+    # -- batches and fallbacks ---------------------------------------------------------------
+
+    async def _batch(self, run: Run, definition: Definition, slot: Slot) -> Outcome | None:
+        """Call a batch task for the jobs of a batch, or for one that was not handed out in one."""
+        batch = run if isinstance(run, Batch) else Batch.of([run])
+        batch.definition = definition
+        items = batches.read(batch, definition, runtime=self._runtime)
+        if items:
+            leases = [member.lease for member in batch.parts]
+            context: BatchContext[Any] = BatchContext(leases, self._state, batch)
+            self._set_limits(batch, context, definition)
+            scope = self._base.copy()
+            args = (context, items) if definition.wants_ctx else (items,)
+            if definition.kind == "async":
+                rest = drive.call(definition.func, scope, context, args, {})
+                await self._on_loop(batch, definition, rest, slot)
+            else:
+                scope.run(CURRENT.set, context)
+                await self._elsewhere(batch, definition, scope, (args, {}), slot)
+            if definition.fallback is not None:
+                await self._batch_falls_back(batch, definition, items, slot)
+        return None if batch is run else batch.ended[0][1]
+
+    async def _batch_falls_back(
+        self, batch: Batch, definition: Definition, items: list[Any], slot: Slot
+    ) -> None:
+        """Call the fallback with the items that have failed for good."""
+        buried = {run: outcome for run, outcome in batch.ended if isinstance(outcome, Bury)}
+        pairs = zip(batch.parts, items, strict=True)
+        failed = [(run, item) for run, item in pairs if run in buried]
+        if not failed:
+            return
+        leases = [run.lease for run, _ in failed]
+        failures = [buried[run].failure for run, _ in failed]
+        context: BatchContext[Any] = BatchContext(leases, self._state, batch, failures=failures)
+        arguments: Arguments = ([item for _, item in failed],), {}
+        error = await self._fallbacks.call(batch, definition, context, arguments, slot)
+        if error is not None:
+            for at, (run, _) in enumerate(batch.ended):
+                if run in buried:
+                    end = self._after_fallback(run, batch.reason, buried[run], error)
+                    batch.ended[at] = run, end
+
+    async def _or_fall_back(
+        self, run: Run, definition: Definition, called: "Outcome | Rest | None", slot: Slot
+    ) -> Outcome | None:
+        """The end of a run, after the fallback if the job has failed for good."""
+        outcome = await called(slot) if callable(called) else called
+        if not isinstance(outcome, Bury):
+            return outcome
+        job = run.lease.job
+        try:
+            given = definition.parameters.decode(job.payload, job.codec)
+        except CodecError:  # a child has told so before
+            return outcome
+        context: Context[Any] = Context(run.lease, self._state, run, failure=outcome.failure)
+        arguments = definition.parameters.filled(*given)
+        error = await self._fallbacks.call(run, definition, context, arguments, slot)
+        if error is None:
+            return outcome
+        return self._after_fallback(run, run.reason, outcome, error)
+
+    def _after_fallback(
+        self, run: Run, reason: Stop | None, outcome: Bury, error: BaseException
+    ) -> Outcome | None:
+        """The end of a job whose fallback failed: the same, unless the worker cannot go on."""
+        if self._closing and isinstance(error, asyncio.CancelledError):
+            raise error
+        if isinstance(reason, ShuttingDown | LeaseUnsure | LeaseLost):
+            return ending.of_stop(run.lease, reason)
+        _log.error("the fallback failed: %s", ending.brief(error), extra=run.label)
+        failure = ending.failure_of(run.lease, error, runtime=self._runtime)
+        return msgspec.structs.replace(outcome, of_fallback=failure)
+
+    # -- limits and places -------------------------------------------------------------------
+
+    def _set_limits(
+        self, run: Run, context: "Context[Any] | BatchContext[Any]", definition: Definition
+    ) -> bool:
+
         job = run.lease.job
         own_ms, task_ms, deadline_ms = job.timeout_ms, definition.timeout_ms, job.deadline_at_ms
         soft_ms = definition.soft_timeout_ms
@@ -161,13 +260,13 @@ class Calls:
         except BaseException as error:
             if self._closing and isinstance(error, asyncio.CancelledError):
                 raise
-            return self._of_error(run, definition, error)
+            return judging.of_error(run, definition, error, runtime=self._runtime)
         finally:
             run.slot = None
             self._deadlines.forget(run)
             while slot.cancelling() and not self._closing:
                 slot.uncancel()  # it was meant for this run, not for the slot
-        return self._of_value(run, definition, value)
+        return judging.of_value(run, definition, value, runtime=self._runtime)
 
     async def _elsewhere(
         self,
@@ -188,11 +287,11 @@ class Calls:
             if self._closing and isinstance(error, asyncio.CancelledError):
                 raise
             error = error.error if isinstance(error, Carried) else error
-            return self._of_error(run, definition, error)
+            return judging.of_error(run, definition, error, runtime=self._runtime)
         finally:
             run.interrupt = None
             self._deadlines.forget(run)
-        return self._of_value(run, definition, value)
+        return judging.of_value(run, definition, value, runtime=self._runtime)
 
     async def _in_thread(self, run: Run, call: Callable[[], Any]) -> Any:
         """Stop waiting for the thread at a hard limit and at the worker's end."""
@@ -205,26 +304,3 @@ class Calls:
 
         run.interrupt = give_up
         return await errand.answer
-
-    # -- the end -----------------------------------------------------------------------------
-
-    def _of_value(self, run: Run, definition: Definition, value: object) -> Outcome | None:
-        if isinstance(run.reason, LeaseLost):
-            return None
-        return ending.of_result(run.lease, definition, value, runtime=self._runtime)
-
-    def _of_error(self, run: Run, definition: Definition, error: BaseException) -> Outcome | None:
-        lease, reason = run.lease, run.reason
-        if reason is not None and run.is_stopping:
-            stopped = error is reason or isinstance(
-                error, asyncio.CancelledError | Stop | ChildDied
-            )
-            if stopped or isinstance(reason, LeaseLost):
-                _log.info("stopped: %s", reason, extra=run.label)
-                return ending.of_stop(lease, reason, definition, runtime=self._runtime)
-        if isinstance(error, ChildDied):
-            _log.error("%s; it counts as a crash", error, extra=run.label)
-            return Crashed(lease=lease)
-        level = logging.DEBUG if isinstance(error, Verdict) else logging.WARNING
-        _log.log(level, "failed: %s", ending.brief(error), extra=run.label)
-        return ending.of_error(lease, definition, error, runtime=self._runtime)

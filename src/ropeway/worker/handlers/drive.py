@@ -11,14 +11,14 @@ from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextvars import Context as Scope
 from typing import Any, Final
 
-from ropeway.context import CURRENT, Context
+from ropeway.context import CURRENT, BatchContext, Context
 
 _set_current: Final = CURRENT.set
 
 
 def begin(
     func: Callable[..., Coroutine[Any, Any, Any]],
-    context: Context[Any],
+    context: Context[Any] | BatchContext[Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> tuple[Coroutine[Any, Any, Any] | None, Any]:
@@ -61,3 +61,15 @@ def finish(
                 awaited = scope.run(coroutine.send, sent)
             except StopIteration as done:
                 return done.value
+
+
+async def call(
+    func: Callable[..., Coroutine[Any, Any, Any]],
+    scope: Scope,
+    context: Context[Any] | BatchContext[Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """All steps, for a call that happens once in many jobs; returns the handler's result."""
+    coroutine, found = scope.run(begin, func, context, args, kwargs)
+    return found if coroutine is None else await finish(coroutine, scope, found)

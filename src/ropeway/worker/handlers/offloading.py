@@ -12,6 +12,7 @@ from ropeway.offload import Offload
 from ropeway.outcome import Ack, Outcome
 from ropeway.runtime import Runtime
 from ropeway.worker.handlers import ending
+from ropeway.worker.handlers.batches import Batch
 from ropeway.worker.handlers.calls import Rest, Slot
 from ropeway.worker.run import Run
 
@@ -38,6 +39,8 @@ class Offloading:
     def begin(self, run: Run) -> Outcome | Rest | None:
         """`Calls.begin`: the outcome, what is left to await, or None."""
         job = run.lease.job
+        if isinstance(run, Batch):
+            return partial(self._batch, run)
         if job.codec == REFERENCE and job.task in self._tasks:
             return partial(self._fetch, run)
         outcome = self._begin(run)
@@ -45,7 +48,28 @@ class Offloading:
             return partial(self._finish, run, outcome)
         return outcome
 
+    async def _batch(self, batch: Batch, slot: Slot) -> None:
+        for member in batch.parts:
+            job = member.lease.job
+            if job.codec == REFERENCE and job.task in self._tasks:
+                unfit = await self._fetched(member)
+                if unfit is not None:
+                    batch.leave(member, unfit)
+        begun = self._begin(batch)
+        if callable(begun):
+            await begun(slot)
+        batch.ended = [(member, await self._kept(member, end)) for member, end in batch.ended]
+
     async def _fetch(self, run: Run, slot: Slot) -> Outcome | None:
+        unfit = await self._fetched(run)
+        if unfit is not None:
+            return unfit
+        if run.reason is not None:
+            return ending.of_stop(run.lease, run.reason)
+        return await self._finish(run, self._begin(run), slot)
+
+    async def _fetched(self, run: Run) -> Outcome | None:
+        """Put the payload in its place; the outcome when that cannot be done."""
         lease = run.lease
         try:
             job = await self._offload.job(lease.job)
@@ -55,13 +79,15 @@ class Offloading:
         except CodecError as error:
             _log.error("the payload is lost: %s", error, extra=run.label)
             return ending.of_bad_payload(lease, error, runtime=self._runtime)
-        if run.reason is not None:
-            return ending.of_stop(lease, run.reason)
         run.lease = msgspec.structs.replace(lease, job=job)
-        return await self._finish(run, self._begin(run), slot)
+        return None
 
     async def _finish(self, run: Run, begun: Outcome | Rest | None, slot: Slot) -> Outcome | None:
         outcome = await begun(slot) if callable(begun) else begun
+        return await self._kept(run, outcome)
+
+    async def _kept(self, run: Run, outcome: Outcome | None) -> Outcome | None:
+        """The outcome, its result kept elsewhere if it is big."""
         if not isinstance(outcome, Ack) or not self._is_big(outcome):
             return outcome
         try:
