@@ -21,7 +21,7 @@ from ropeway.retry import RetryPolicy
 from ropeway.runtime import Runtime
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.steps import make_job
-from ropeway.worker import Ended
+from ropeway.worker import Ended, WorkerOptions
 from ropeway.worker.outage import Outage
 from ropeway.worker.run import Run
 from ropeway.worker.runner import TURN_MS, Runner
@@ -53,7 +53,9 @@ async def test_however_many_slots_run_the_loop_has_its_turn_soon() -> None:
 
     settler = Settler(MemoryBroker(), set(), lease_ms=60_000, outage=outage, runtime=runtime)
     tasks = {"wait": define(wait), "busy": define(busy)}
-    runner = Runner(tasks, settler, concurrency=10, state=None, runtime=runtime)
+    runner = Runner(
+        tasks, settler, options=WorkerOptions(concurrency=10), state=None, runtime=runtime
+    )
     runner.feed(runs("wait", 10))
     await until(lambda: runner.busy == 10)
     runner.feed(runs("busy", 100))
