@@ -66,11 +66,14 @@ class Gate:
     __slots__ = ("_hold", "_holds", "_last", "_room", "_spare", "changed", "rules", "states")
 
     def __init__(
-        self, rules: Mapping[str, LimitRule], holds: dict[Place, Hold] | None = None
+        self,
+        rules: Mapping[str, LimitRule],
+        holds: dict[Place, Hold] | None = None,
+        states: dict[KeyId, KeyState] | None = None,
     ) -> None:
         """`holds` is where those are remembered; whoever gives it forgets them with the rules."""
         self.rules: Mapping[str, LimitRule] = rules
-        self.states: dict[KeyId, KeyState] = {}
+        self.states: dict[KeyId, KeyState] = {} if states is None else states
         self.changed: set[KeyId] = set()
         self._holds: dict[Place, Hold] = {} if holds is None else holds
         self._last: Place | None = None

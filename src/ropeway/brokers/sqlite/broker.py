@@ -45,7 +45,7 @@ from ropeway.brokers.sqlite.engine import (
     serve_reads,
 )
 from ropeway.brokers.sqlite.flow import batches, verbs
-from ropeway.brokers.sqlite.flow.rules import RulesCache
+from ropeway.brokers.sqlite.flow.rules import FlowCache
 from ropeway.brokers.sqlite.flow.verbs import FlowVerbs
 from ropeway.capabilities import Capabilities
 from ropeway.clock import SYSTEM_CLOCK, Clock
@@ -75,7 +75,7 @@ class _Opened:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
         self._path = path
-        self._rules = RulesCache()
+        self._rules = FlowCache()
         schema.create_file(path)
         gate = Gate(path.with_name(path.name + "-gate"))
         connections: list[Connection] = []

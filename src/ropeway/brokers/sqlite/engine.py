@@ -25,7 +25,7 @@ from typing import Any, Final
 import apsw
 
 from ropeway.brokers.sqlite.connection import Connection, Gate, error_of
-from ropeway.brokers.sqlite.flow.rules import RulesCache
+from ropeway.brokers.sqlite.flow.rules import FlowCache
 from ropeway.brokers.sqlite.step import Step
 from ropeway.clock import Clock, ForwardClock
 from ropeway.errors import BrokerError, Disconnected
@@ -311,7 +311,7 @@ class Writer:
         self._connection = connection
         self._clock = clock
         self._wall = ForwardClock(clock, floor_ms=floor_ms)
-        self._rules = RulesCache()
+        self._flow = FlowCache()
 
     def now_ms(self) -> int:
         """The wall clock that schedules are kept by."""
@@ -337,6 +337,7 @@ class Writer:
             with self._connection.transaction():
                 return self._run_together(calls)
         except Exception as error:  # noqa: BLE001 - any failure belongs to one of the callers
+            self._flow.forget()
             if len(calls) == 1 or _is_of_the_store(error):
                 self._fail(calls, error)
                 return False
@@ -366,7 +367,7 @@ class Writer:
         return woke
 
     def _fail(self, calls: list[Call], error: Exception) -> None:
-        self._rules.forget()
+        self._flow.forget()
         for call in calls:
             call.result, call.error = None, self._named(error)
 
@@ -377,7 +378,7 @@ class Writer:
         """A step of the transaction that is open now."""
         return Step(
             self._connection,
-            self._rules,
+            self._flow,
             now_ms=self.now_ms(),
             mono_ms=self._clock.mono_ms(),
         )
@@ -413,6 +414,7 @@ class Writer:
             except Exception as error:
                 if _is_of_the_store(error):
                     raise
+                self._flow.forget()
                 call.result, call.error = None, self._named(error)
                 self._connection.run("ROLLBACK TO apart")
             self._connection.run("RELEASE apart")

@@ -75,9 +75,10 @@ CREATE INDEX jobs_head ON jobs (queue, ordering_key)
 
 CREATE TABLE meta (
   token INTEGER NOT NULL, clock_ms INTEGER NOT NULL, boot TEXT NOT NULL,
-  rules INTEGER NOT NULL -- the version of what `rules` and `fair` say
+  rules INTEGER NOT NULL, -- the version of what `rules` and `fair` say
+  keys INTEGER NOT NULL   -- and of `limit_keys`
 ) STRICT;
-INSERT INTO meta VALUES (0, 0, '', 0);
+INSERT INTO meta VALUES (0, 0, '', 0, 0);
 CREATE TABLE counters (
   queue TEXT NOT NULL, state INTEGER NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (queue, state)
 ) STRICT, WITHOUT ROWID;

@@ -9,7 +9,7 @@ from collections import defaultdict
 from ropeway import lifecycle
 from ropeway.brokers.sqlite.connection import Connection
 from ropeway.brokers.sqlite.flow.control import Control
-from ropeway.brokers.sqlite.flow.rules import RulesCache
+from ropeway.brokers.sqlite.flow.rules import FlowCache
 from ropeway.brokers.sqlite.rows import (
     CODE,
     FIRST_FINAL,
@@ -55,7 +55,7 @@ class Step:
 
     __slots__ = ("_flow", "_rules", "counts", "mono_ms", "now_ms", "sql", "woke")
 
-    def __init__(self, sql: Connection, rules: RulesCache, *, now_ms: int, mono_ms: int) -> None:
+    def __init__(self, sql: Connection, rules: FlowCache, *, now_ms: int, mono_ms: int) -> None:
         self.sql: Connection = sql
         self.now_ms: int = now_ms  # wall clock, never backwards: schedules
         self.mono_ms: int = mono_ms  # leases

@@ -8,7 +8,7 @@ from ropeway.broker import EnqueueAnswer, Enqueued
 from ropeway.brokers.sqlite.connection import Connection
 from ropeway.brokers.sqlite.flow.groups import Groups, group_of
 from ropeway.brokers.sqlite.flow.keys import Keys, forget_idle
-from ropeway.brokers.sqlite.flow.rules import Rules, RulesCache
+from ropeway.brokers.sqlite.flow.rules import FlowCache, KnownKeys, Rules
 from ropeway.brokers.sqlite.flow.turns import AllTurns, forget_passed
 from ropeway.errors import ConfigError
 from ropeway.flow.gate import end_of
@@ -33,12 +33,12 @@ class Control:
 
     __slots__ = ("_cache", "_sql", "groups", "keys", "now_ms", "rules", "turns")
 
-    def __init__(self, sql: Connection, cache: RulesCache, now_ms: int) -> None:
+    def __init__(self, sql: Connection, cache: FlowCache, now_ms: int) -> None:
         self._sql = sql
         self._cache = cache
         self.now_ms = now_ms
         self.rules: Rules = cache.read(sql)
-        self.keys = Keys(sql, self.rules)
+        self.keys = Keys(sql, self.rules, cache.keys)
         self.turns = AllTurns(sql, self.rules)
         self.groups = Groups(sql, self.rules)
 
@@ -54,6 +54,7 @@ class Control:
             self._cache.swept_ms = self.now_ms
             self.finish()
             forget_idle(self._sql, self.now_ms)
+            self._cache.keys = KnownKeys()
             forget_passed(self._sql)
 
     def is_fair(self, queue: str) -> bool:

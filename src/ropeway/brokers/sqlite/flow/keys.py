@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from ropeway.brokers.sqlite.connection import Connection
-from ropeway.brokers.sqlite.flow.rules import Rules
+from ropeway.brokers.sqlite.flow.rules import KnownKeys, Rules
 from ropeway.brokers.sqlite.rows import texts
 from ropeway.flow import limit as arithmetic
 from ropeway.flow.gate import Gate, KeyId
@@ -59,6 +59,7 @@ WHERE seq IN (
   SELECT seq FROM jobs WHERE parked_on = ? ORDER BY priority DESC, rank, due_ms, seq LIMIT ?)
 """
 _PARK = "UPDATE jobs SET blocked = 2, parked_on = ? WHERE seq = ?"
+_BUMP = "UPDATE meta SET keys = keys + 1 RETURNING keys"
 _IDLE = """
 DELETE FROM limit_keys WHERE used = 0 AND parked = 0 AND failures = 0 AND tat_ms <= ?
 """
@@ -80,18 +81,18 @@ def id_of(text: str) -> KeyId:
 class Keys:
     """The keys that one transaction has to do with."""
 
-    __slots__ = ("_loaded", "_rich", "_rules", "_sql", "gate")
+    __slots__ = ("_known", "_rules", "_sql", "gate")
 
-    def __init__(self, sql: Connection, rules: Rules) -> None:
+    def __init__(self, sql: Connection, rules: Rules, known: KnownKeys | None = None) -> None:
         self._sql = sql
         self._rules = rules
-        self._loaded: dict[KeyId, str] = {}  # with the text that stands for it
-        self._rich: set[KeyId] = set()  # those that had more than slots in use
-        self.gate = Gate(rules.limits, rules.holds)
+        self._known = KnownKeys() if known is None else known
+        self.gate = Gate(rules.limits, rules.holds, self._known.states)
 
     def load(self, ids: Iterable[KeyId]) -> None:
         """Read states that are not known yet, by one statement."""
-        by_text = {text_of(id_): id_ for id_ in ids if id_ not in self._loaded}
+        known = self._known.texts
+        by_text = {text_of(id_): id_ for id_ in ids if id_ not in known}
         if not by_text:
             return
         ((found,),) = self._sql.rows(_LOAD, (texts(by_text),))
@@ -103,8 +104,8 @@ class Keys:
             if tat_ms or failures or open_until_ms or parked:
                 state.tat_ms, state.failures = tat_ms, failures
                 state.open_until_ms, state.parked = open_until_ms, parked
-                self._rich.add(id_)
-        self._loaded.update((id_, text) for text, id_ in by_text.items())
+                self._known.rich.add(id_)
+        known.update((id_, text) for text, id_ in by_text.items())
 
     def read_all(self, name: str) -> list[KeyId]:
         """Read all states of one limit; their ids."""
@@ -205,21 +206,32 @@ class Keys:
         gate = self.gate
         if not gate.changed:
             return
+        known = self._known
         plain: list[tuple[str, str, int]] = []
         rich: list[tuple[Any, ...]] = []
         for id_ in gate.changed:
-            state, text = gate.states[id_], self._loaded[id_]
-            if state.tat_ms or state.failures or state.parked or id_ in self._rich:
+            state, text = gate.states[id_], known.texts[id_]
+            if state.tat_ms or state.failures or state.parked or id_ in known.rich:
                 numbers = (state.failures, state.open_until_ms, state.parked)
                 wake_ms = gate.wake_at_ms(id_, now_ms) if state.parked else None
                 rich.append((text, id_.name, state.used, state.tat_ms, *numbers, wake_ms))
-                self._rich.add(id_)
+                known.rich.add(id_)
             else:
                 plain.append((text, id_.name, state.used))
         for statement, rows in ((_SAVE_USED, plain), (_SAVE, rich)):
             if rows:
                 self._sql.run(statement, (msgspec.json.encode(rows).decode(),))
         gate.changed.clear()
+        ((known.version,),) = self._sql.rows(_BUMP)
+
+    def forget(self, name: str) -> None:
+        """Delete the states of one limit."""
+        self._sql.run("DELETE FROM limit_keys WHERE name = ?", (name,))
+        known = self._known
+        for id_ in [id_ for id_ in known.texts if id_.name == name]:
+            known.states.pop(id_, None)
+            del known.texts[id_]
+        ((known.version,),) = self._sql.rows(_BUMP)
 
 
 def queue_key(queue: str, limit: Limit) -> KeyId:

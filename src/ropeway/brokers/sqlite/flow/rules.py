@@ -7,7 +7,8 @@ import msgspec
 
 from ropeway.brokers.sqlite.connection import Connection
 from ropeway.errors import ConfigError
-from ropeway.flow.gate import Hold, Place
+from ropeway.flow.gate import Hold, KeyId, Place
+from ropeway.flow.limit import KeyState
 from ropeway.flow.rules import GroupRule, LimitRule, QueueRule, Rule, RuleInfo, check, kind_of
 
 SCHEMA: Final = """
@@ -18,6 +19,7 @@ CREATE TABLE rules (
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Rule).decode
+KEYS_KNOWN_MAX: Final = 100_000
 _NO_QUEUE_RULE: Final = QueueRule(name="-")
 _BUMP = "UPDATE meta SET rules = rules + 1"
 
@@ -40,25 +42,44 @@ class Rules(msgspec.Struct, gc=False):
         return self.queues.get(name, _NO_QUEUE_RULE)
 
 
-class RulesCache:
-    """The rules as one connection last saw them."""
+class KnownKeys(msgspec.Struct, gc=False):
+    """The states of limits' keys that were read or written, as of a version of `meta.keys`.
 
-    __slots__ = ("_rules", "swept_ms")
+    `texts`: what stands for those that were looked for; `rich`: those with more than slots in use.
+    """
+
+    version: int = -1
+    states: dict[KeyId, KeyState] = {}
+    texts: dict[KeyId, str] = {}
+    rich: set[KeyId] = set()
+
+
+class FlowCache:
+    """The rules, and the states of keys, as one connection last saw them.
+
+    A writer that finds no other one's hand in between need not read them again.
+    """
+
+    __slots__ = ("keys", "rules", "swept_ms")
 
     def __init__(self) -> None:
-        self._rules = Rules()
+        self.rules = Rules()
+        self.keys = KnownKeys()
         self.swept_ms = 0  # when idle keys and tenants were last deleted from here
 
     def forget(self) -> None:
-        """A transaction was rolled back: what it read may never have been."""
-        self._rules = Rules(version=-1)
+        """A step was rolled back: what it read or counted may never have been."""
+        self.rules = Rules(version=-1)
+        self.keys = KnownKeys()
 
     def read(self, sql: Connection) -> Rules:
-        """The rules as of the open transaction. One look at a number when nothing changed."""
-        ((version,),) = sql.rows("SELECT rules FROM meta")
-        if version != self._rules.version:
-            self._rules = _load(sql, version)
-        return self._rules
+        """The rules as of the open transaction. One look at two numbers when nothing changed."""
+        ((rules, keys),) = sql.rows("SELECT rules, keys FROM meta")
+        if rules != self.rules.version:
+            self.rules = _load(sql, rules)
+        if keys != self.keys.version or len(self.keys.states) > KEYS_KNOWN_MAX:
+            self.keys = KnownKeys(version=keys)
+        return self.rules
 
 
 def _load(sql: Connection, version: int) -> Rules:

@@ -8,7 +8,7 @@ from ropeway.brokers.sqlite.connection import Connection
 from ropeway.brokers.sqlite.flow import rules as table
 from ropeway.brokers.sqlite.flow.control import Control
 from ropeway.brokers.sqlite.flow.keys import Keys, queue_key
-from ropeway.brokers.sqlite.flow.rules import Rules, RulesCache
+from ropeway.brokers.sqlite.flow.rules import FlowCache, Rules
 from ropeway.brokers.sqlite.inspect import Reader
 from ropeway.brokers.sqlite.rows import Flag, Stored, load_seqs
 from ropeway.brokers.sqlite.step import Step
@@ -111,7 +111,7 @@ def _recount(step: Step, flow: Control, rule: LimitRule) -> None:
     """Begin anew with what runs now: the states so far were counted in another way."""
     for (id_,) in step.sql.rows(_IDS, (rule.name,)):
         step.sql.run(_UNPARK_ALL, (id_,))
-        step.sql.run("DELETE FROM limit_keys WHERE id = ?", (id_,))
+    flow.keys.forget(rule.name)
     if isinstance(rule.limit, Slots):
         for row in _running(step.sql):
             for key in row.job.limits:
@@ -149,7 +149,7 @@ def infos(reader: Reader, _: None) -> list[RuleInfo]:
 
 def keys(reader: Reader, call: KeysAsked) -> list[KeyInfo]:
     """The keys of a limit that hold or wait, those with the most parked jobs first."""
-    rules = RulesCache().read(reader.sql)
+    rules = FlowCache().read(reader.sql)
     known = Keys(reader.sql, rules)
     if call.name.startswith("queue:"):
         found = _keys_of_queue(reader, call.name.removeprefix("queue:"), known, rules)
