@@ -4,15 +4,18 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from worker_bench import Bench, until
 
-from ropeway import BatchContext, Bury, Cancel, Retry, Snooze, current_job
+from ropeway import BatchContext, Bury, Cancel, Retry, Ropeway, Snooze, current_job
 from ropeway.action import CancelJob
 from ropeway.job import JobRef, State
+from ropeway.offload import Offload
 from ropeway.testing.faults import FlakyBroker
+from ropeway.worker import Worker, WorkerOptions
 
 pytestmark = pytest.mark.anyio
 
@@ -337,6 +340,23 @@ async def test_a_worker_without_batch_tasks_leaves_gathering_jobs_alone(bench: B
     async with bench.working(wait_ms=20):
         await asyncio.sleep(0.1)
     assert (await bench.record(ref)).status.state is State.AVAILABLE
+
+
+async def test_big_items_and_results_of_a_batch_are_offloaded(bench: Bench, tmp_path: Path) -> None:
+    app = Ropeway(bench.broker, offload=Offload(tmp_path, above=100))
+
+    @app.batch_task(size=2)
+    async def double(items: list[str]) -> list[str]:
+        return [item * 2 for item in items]
+
+    async with app:
+        big, small = await double.enqueue_many(["x" * 300, "y"])
+        options = WorkerOptions(burst=True, offload=app.offload)
+        await Worker(bench.broker, app.definitions, options=options, rules=app.rules).run()
+        assert [await big, await small] == ["x" * 600, "yy"]
+        record = await app.jobs.get(big)
+        assert len(record.job.payload) < 300
+        assert len(record.status.result or b"") < 300
 
 
 # -- turns of tenants ----------------------------------------------------------------------------
