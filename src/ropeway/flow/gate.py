@@ -63,7 +63,7 @@ class Gate:
     found out once, and what they took is written to the states when others come (`settle`).
     """
 
-    __slots__ = ("_hold", "_holds", "_last", "_room", "_spare", "changed", "rules", "states")
+    __slots__ = ("_holds", "_last", "_room", "_spare", "changed", "rules", "states")
 
     def __init__(
         self,
@@ -76,8 +76,7 @@ class Gate:
         self.states: dict[KeyId, KeyState] = {} if states is None else states
         self.changed: set[KeyId] = set()
         self._holds: dict[Place, Hold] = {} if holds is None else holds
-        self._last: Place | None = None
-        self._hold = Hold((), (), 0)
+        self._last: Hold | None = None
         self._room = self._spare = 0  # of the last hold: at first, and now
 
     def ids(self, job: Job) -> list[KeyId]:
@@ -111,25 +110,22 @@ class Gate:
         states = self.states
         return [states.get(id_) or states.setdefault(id_, KeyState()) for id_ in hold.ids]
 
-    def start(self, job: Job, now_ms: int) -> KeyId | None:
-        """Take all of the job's limits, or none and say which one refuses.
+    def start(self, hold: Hold, now_ms: int) -> KeyId | None:
+        """Take all that a job of this hold needs, or nothing and say which key refuses.
 
         `settle` must be called before the states are looked at.
         """
-        place = job.queue, job.limits
-        if place != self._last:
+        if hold.slots:
+            return self._take_slot(hold)
+        if hold is not self._last:
             self.settle(now_ms)
-            hold = self._holds.get(place) or self.hold(*place)
-            if hold.slots:
-                return self._take_slot(hold)
-            self._last, self._hold = place, hold
+            self._last = hold
             rooms = map(arithmetic.room, hold.limits, self._states(hold), repeat(now_ms))
             self._room = self._spare = min(rooms, default=arithmetic.UNBOUNDED)
         if self._spare:
             self._spare -= 1
             return None
         self.settle(now_ms)
-        hold = self._hold
         for id_, limit, state in zip(hold.ids, hold.limits, self._states(hold), strict=True):
             if not arithmetic.room(limit, state, now_ms):
                 return id_
@@ -148,7 +144,8 @@ class Gate:
         """Write what the last jobs that started have taken."""
         taken = self._room - self._spare
         if taken:
-            self._room, hold = self._spare, self._hold
+            self._room, hold = self._spare, self._last
+            assert hold is not None, "only a hold has room"
             for limit, state in zip(hold.limits, self._states(hold), strict=True):
                 arithmetic.take(limit, state, now_ms, taken)
             self.changed.update(hold.ids)

@@ -193,8 +193,10 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
     stopped = False
     rows = _Next.decode(columns)
     keys = step.flow.keys
-    keys.load_for(job for job, row in zip(jobs, rows, strict=True) if row[2] & Flag.LIMITED)
+    limited = [job for job, row in zip(jobs, rows, strict=True) if row[2] & Flag.LIMITED]
+    holds = iter(keys.holds(limited))
     for job, (seq, attempt, flags, overdue_ms, has_extra) in zip(jobs, rows, strict=True):
+        hold = next(holds) if flags & Flag.LIMITED else None
         if overdue_ms and overdue_ms <= step.now_ms:
             overdue.append(seq)
             continue
@@ -203,9 +205,11 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
             hand.passed_over = hand.passed_over or queue
             stopped = True
             break
-        if flags & Flag.LIMITED and (full := keys.gate.start(job, step.now_ms)) is not None:
-            parked.append((seq, full))
-            continue
+        if hold is not None:
+            full = keys.gate.start(hold, step.now_ms)
+            if full is not None:
+                parked.append((seq, full))
+                continue
         if has_extra or flags & Flag.UNIQUE_PARTLY:
             slow[seq] = len(hand.leases)
         else:

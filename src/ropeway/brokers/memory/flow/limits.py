@@ -3,14 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
-from itertools import zip_longest
+from itertools import groupby
 
 from ropeway.broker import KeyInfo
 from ropeway.brokers.memory.agenda import Agenda
 from ropeway.brokers.memory.flow.rules import Rules
 from ropeway.brokers.memory.row import ReadyKey, Row, ready_key
 from ropeway.flow import limit as arithmetic
-from ropeway.flow.gate import Gate, KeyId, blocked_on
+from ropeway.flow.gate import Gate, Hold, KeyId, blocked_on
 from ropeway.flow.limit import UNBOUNDED, End, KeyState
 from ropeway.flow.rules import Breaker, Limit, LimitRule, Slots
 from ropeway.job import Job, State
@@ -38,7 +38,7 @@ class Limits:
 
     def start(self, row: Row, now_ms: int) -> KeyId | None:
         """Take the limits of a row that is to start; else the one that refuses."""
-        return self.gate.start(row.job, now_ms)
+        return self.gate.start(self.gate.hold(row.job.queue, row.job.limits), now_ms)
 
     def park(self, row: Row, id_: KeyId, now_ms: int) -> None:
         """Keep an available row aside until the key has room."""
@@ -55,24 +55,24 @@ class Limits:
             row.parked = None
             row.status.blocked_on = None
 
-    def ended(self, job: Job, end: End, now_ms: int, n: int = 1) -> None:
-        """So many runs of jobs of this queue and these limits have ended."""
-        hold = self.gate.hold(job.queue, job.limits)
+    def ended(self, job: Job, end: End, now_ms: int) -> None:
+        """A run of the job has ended."""
+        self._ended(self.gate.hold(job.queue, job.limits), end, now_ms, 1)
+
+    def completed(self, jobs: Sequence[Job], now_ms: int) -> None:
+        """Jobs that have limits are completed; equal limits in a row are given back at once."""
+        holds = [self.gate.hold(job.queue, job.limits) for job in jobs]
+        for _, same in groupby(holds, key=id):
+            equal = list(same)
+            self._ended(equal[0], End.SUCCESS, now_ms, len(equal))
+
+    def _ended(self, hold: Hold, end: End, now_ms: int, n: int) -> None:
         self.gate.end(hold, end, now_ms, n)
         for id_ in hold.ids:
             if self.gate.states[id_].parked:
                 self._note(id_, now_ms)
         if len(self.gate.states) > 2 * self._kept + _STATES_MIN:
             self._forget_idle(now_ms)
-
-    def completed(self, jobs: Sequence[Job], now_ms: int) -> None:
-        """Jobs of one queue that have limits are completed; equal limits are given back at once."""
-        n = 0
-        for job, following in zip_longest(jobs, jobs[1:]):
-            n += 1
-            if following is None or following.limits != job.limits:
-                self.ended(job, End.SUCCESS, now_ms, n)
-                n = 0
 
     def woken(self, most: int, now_ms: int) -> list[Row]:
         """Take back up to `most` parked rows, and at most as many as their keys have room for."""

@@ -1,7 +1,7 @@
 """All of flow control in one transaction: what follows from a change of a row."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import Final
 
 from ropeway.broker import EnqueueAnswer, Enqueued
@@ -127,11 +127,10 @@ class Control:
 
     def completed(self, jobs: Iterable[Job], queues: Iterable[str]) -> None:
         """Jobs of these queues are completed."""
-        limited = Counter((job.queue, job.limits) for job in jobs if job.limits)
-        gate = self.keys.gate
-        self.keys.load_places(limited)
-        for place, n in limited.items():
-            gate.end(gate.hold(*place), End.SUCCESS, self.now_ms, n)
+        holds = self.keys.holds(job for job in jobs if job.limits)
+        for _, same in groupby(holds, key=id):
+            equal = list(same)
+            self.keys.gate.end(equal[0], End.SUCCESS, self.now_ms, len(equal))
         for queue in queues:
             self.keys.queue_ended(queue, End.SUCCESS, self.now_ms)
 

@@ -10,10 +10,10 @@ from ropeway.brokers.sqlite.connection import Connection
 from ropeway.brokers.sqlite.flow.rules import KnownKeys, Rules
 from ropeway.brokers.sqlite.rows import texts
 from ropeway.flow import limit as arithmetic
-from ropeway.flow.gate import Gate, KeyId
+from ropeway.flow.gate import Gate, Hold, KeyId
 from ropeway.flow.limit import UNBOUNDED, End, KeyState
 from ropeway.flow.rules import Breaker, Limit, Slots
-from ropeway.job import Job, LimitKey
+from ropeway.job import Job
 
 # A key's id is an L and JSON: its queue ("" for a limit of the app), the limit's name, the key.
 # A queue's own limits have the empty name, and their kind for a key.
@@ -120,14 +120,12 @@ class Keys:
         self.load(ids)
         self.gate.changed.update(id_ for id_ in ids if id_ in self.gate.states)
 
-    def load_for(self, jobs: Iterable[Job]) -> None:
-        """Read the states that jobs refer to."""
-        self.load_places({(job.queue, job.limits) for job in jobs})
-
-    def load_places(self, places: Iterable[tuple[str, tuple[LimitKey, ...]]]) -> None:
-        """Read the states that jobs of these queues and limits refer to."""
+    def holds(self, jobs: Iterable[Job]) -> list[Hold]:
+        """What the jobs count under, one by one; the states are read."""
         hold = self.gate.hold
-        self.load(id_ for place in places for id_ in hold(*place).ids)
+        holds = [hold(job.queue, job.limits) for job in jobs]
+        self.load(id_ for one in holds for id_ in one.ids)
+        return holds
 
     def park(self, parked: Sequence[tuple[int, KeyId]]) -> None:
         """Set available jobs (seq, key) aside; their keys were loaded."""
@@ -157,8 +155,8 @@ class Keys:
 
     def ended(self, job: Job, end: End, now_ms: int) -> None:
         """A run of the job has ended."""
-        self.load(self.gate.ids(job))
-        self.gate.end(self.gate.hold(job.queue, job.limits), end, now_ms)
+        (hold,) = self.holds([job])
+        self.gate.end(hold, end, now_ms)
 
     # ------------------------------------------------------------------ queues
 
