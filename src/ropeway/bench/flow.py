@@ -24,7 +24,7 @@ class FlowLoad:
 
     url: str
     jobs: int = 20_000
-    concurrency: int = 50  # of the worker
+    concurrency: int = 200  # of the worker: fair jobs are not fetched ahead of free handlers
     batch: int = 1_000  # jobs a call
     rounds: int = 3
     repeat: int = 1

@@ -107,7 +107,7 @@ class Rounds:
 
     jobs: Annotated[int, typer.Option(metavar="N", help="Jobs of each kind and round.")] = 20_000
     rounds: Annotated[int, typer.Option(metavar="K", help="Rounds of every kind.")] = 3
-    concurrency: Annotated[int, typer.Option(help="Jobs at a time in the one worker.")] = 50
+    concurrency: Annotated[int, typer.Option(help="Jobs at a time in the one worker.")] = 200
     json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False
 
 

@@ -63,7 +63,17 @@ class Gate:
     found out once, and what they took is written to the states when others come (`settle`).
     """
 
-    __slots__ = ("_holds", "_last", "_room", "_spare", "changed", "rules", "states")
+    __slots__ = (
+        "_asked",
+        "_found",
+        "_holds",
+        "_last",
+        "_room",
+        "_spare",
+        "changed",
+        "rules",
+        "states",
+    )
 
     def __init__(
         self,
@@ -76,6 +86,8 @@ class Gate:
         self.states: dict[KeyId, KeyState] = {} if states is None else states
         self.changed: set[KeyId] = set()
         self._holds: dict[Place, Hold] = {} if holds is None else holds
+        self._asked: Place = ("", ())
+        self._found = Hold((), (), 0)
         self._last: Hold | None = None
         self._room = self._spare = 0  # of the last hold: at first, and now
 
@@ -95,6 +107,8 @@ class Gate:
 
     def hold(self, queue: str, limits: tuple[LimitKey, ...]) -> Hold:
         """What jobs of this queue and these limits count under."""
+        if limits == self._asked[1] and queue == self._asked[0]:  # cheaper than to look it up
+            return self._found
         hold = self._holds.get((queue, limits))
         if hold is None:
             ids = tuple(self.id_of(queue, key) for key in limits if key.name in self.rules)
@@ -104,6 +118,7 @@ class Gate:
             if len(self._holds) >= HOLDS_MAX:
                 self._holds.clear()
             hold = self._holds[queue, limits] = Hold(ids, rules, slots)
+        self._asked, self._found = (queue, limits), hold
         return hold
 
     def _states(self, hold: Hold) -> list[KeyState]:
@@ -151,11 +166,24 @@ class Gate:
             self.changed.update(hold.ids)
         self._last = None
 
-    def end(self, hold: Hold, end: End, now_ms: int, n: int = 1) -> None:
-        """So many runs of jobs with this hold have ended in the same way: their slots are free."""
+    def end(self, hold: Hold, end: End, now_ms: int, n: int = 1) -> bool:
+        """So many runs of jobs with this hold have ended in the same way: their slots are free.
+
+        Returns:
+            Whether jobs are parked under one of its keys.
+        """
+        if hold.slots:
+            id_ = hold.ids[0]
+            state = self.states.get(id_) or self.states.setdefault(id_, KeyState())
+            state.used = max(0, state.used - n)
+            self.changed.add(id_)
+            return state.parked > 0
+        waited = False
         for id_, limit, state in zip(hold.ids, hold.limits, self._states(hold), strict=True):
             if arithmetic.give_back(limit, state, end, now_ms, n):
                 self.changed.add(id_)
+            waited = waited or state.parked > 0
+        return waited
 
     def forget(self, ids: Iterable[KeyId]) -> None:
         """Drop states that say nothing, or that count by rules that are over."""
@@ -165,6 +193,7 @@ class Gate:
     def forget_holds(self) -> None:
         """The rules have changed."""
         self._holds.clear()
+        self._asked, self._found = ("", ()), Hold((), (), 0)
 
     def park(self, id_: KeyId, change: int) -> None:
         """So many more (or, below zero, fewer) jobs wait for this key."""

@@ -67,9 +67,8 @@ class Limits:
             self._ended(equal[0], End.SUCCESS, now_ms, len(equal))
 
     def _ended(self, hold: Hold, end: End, now_ms: int, n: int) -> None:
-        self.gate.end(hold, end, now_ms, n)
-        for id_ in hold.ids:
-            if self.gate.states[id_].parked:
+        if self.gate.end(hold, end, now_ms, n):
+            for id_ in hold.ids:
                 self._note(id_, now_ms)
         if len(self.gate.states) > 2 * self._kept + _STATES_MIN:
             self._forget_idle(now_ms)

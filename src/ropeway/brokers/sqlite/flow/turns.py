@@ -76,10 +76,12 @@ class AllTurns:
 
     def join(self, job: Job) -> float:
         """The rank of a job that becomes available."""
-        if not self.concern(job):
-            return 0.0
-        self.load([job])
-        return self._at((job.queue, job.priority)).join(job.fair_key, job.fair_weight)
+        place = job.queue, job.priority
+        if (job.fair_key or KEYLESS) not in self._asked.get(place, ()):
+            if not self.concern(job):
+                return 0.0
+            self.load([job])
+        return self._places[place].join(job.fair_key, job.fair_weight)
 
     def leave(self, job: Job) -> None:
         """An available job is gone without being run."""
