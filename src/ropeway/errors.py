@@ -127,7 +127,7 @@ class QueueFull(RopewayError):
     ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-        self.refused = tuple(refused)
+        self.refused: tuple[str, ...] = tuple(refused)
 
 
 class JobNotFound(RopewayError, LookupError):

@@ -44,7 +44,7 @@ class Table:
         self._completed: defaultdict[str, deque[Row]] = defaultdict(deque)
         self.holders: Holders = Holders()
         self._lines = Lines(self._push_ready)
-        self.flow = Control()
+        self.flow: Control = Control()
 
     # ------------------------------------------------------------------ rows
 

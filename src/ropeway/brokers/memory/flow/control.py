@@ -22,11 +22,11 @@ class Control:
     """The rules and what is counted by them."""
 
     def __init__(self) -> None:
-        self.rules = Rules()
-        self.limits = Limits(self.rules)
-        self.turns = AllTurns()
-        self.groups = Groups(self.rules)
-        self.bounds = Bounds()
+        self.rules: Rules = Rules()
+        self.limits: Limits = Limits(self.rules)
+        self.turns: AllTurns = AllTurns()
+        self.groups: Groups = Groups(self.rules)
+        self.bounds: Bounds = Bounds()
 
     def concerns(self, job: Job) -> bool:
         """Whether anything here follows from a change of such a job."""

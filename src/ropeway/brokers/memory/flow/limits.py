@@ -27,7 +27,7 @@ class Limits:
     """
 
     def __init__(self, rules: Rules) -> None:
-        self.gate = Gate(rules.limits)
+        self.gate: Gate = Gate(rules.limits)
         self._rules = rules
         self._parked: defaultdict[KeyId, Agenda[ReadyKey]] = defaultdict(Agenda)
         self._wakes: list[tuple[int, KeyId]] = []

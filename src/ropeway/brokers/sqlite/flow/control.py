@@ -36,11 +36,11 @@ class Control:
     def __init__(self, sql: Connection, cache: FlowCache, now_ms: int) -> None:
         self._sql = sql
         self._cache = cache
-        self.now_ms = now_ms
+        self.now_ms: int = now_ms
         self.rules: Rules = cache.read(sql)
-        self.keys = Keys(sql, self.rules, cache.keys)
-        self.turns = AllTurns(sql, self.rules)
-        self.groups = Groups(sql, self.rules)
+        self.keys: Keys = Keys(sql, self.rules, cache.keys)
+        self.turns: AllTurns = AllTurns(sql, self.rules)
+        self.groups: Groups = Groups(sql, self.rules)
 
     def finish(self) -> None:
         """Write what changed; the last thing before the commit."""

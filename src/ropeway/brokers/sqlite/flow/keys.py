@@ -87,7 +87,7 @@ class Keys:
         self._sql = sql
         self._rules = rules
         self._known = KnownKeys() if known is None else known
-        self.gate = Gate(rules.limits, rules.holds, self._known.states)
+        self.gate: Gate = Gate(rules.limits, rules.holds, self._known.states)
 
     def load(self, ids: Iterable[KeyId]) -> None:
         """Read states that are not known yet, by one statement."""

@@ -63,9 +63,9 @@ class FlowCache:
     __slots__ = ("keys", "rules", "swept_ms")
 
     def __init__(self) -> None:
-        self.rules = Rules()
-        self.keys = KnownKeys()
-        self.swept_ms = 0  # when idle keys and tenants were last deleted from here
+        self.rules: Rules = Rules()
+        self.keys: KnownKeys = KnownKeys()
+        self.swept_ms: int = 0  # when idle keys and tenants were last deleted from here
 
     def forget(self) -> None:
         """A step was rolled back: what it read or counted may never have been."""
