@@ -166,20 +166,20 @@ def _complete(step: Step, acks: Sequence[Ack]) -> bool:
 
 def _settle_each(step: Step, outcomes: Sequence[Outcome]) -> list[Settled]:
     fences = _fences(step, (outcome.lease for outcome in outcomes))
-    settled: set[int] = set()
+    repeated = not _are_different(outcomes)
     answers: list[Settled] = []
     for outcome in outcomes:
         lease = outcome.lease
-        fence = fences.get((lease.job.id, lease.job.queue))
+        place = lease.job.id, lease.job.queue
+        fence = fences.get(place)
         if fence is None or not fence.is_held_by(lease):
             answers.append(_stale(step, fence, lease))
-        elif fence.seq in settled:
-            is_kept = bool(load_seqs(step.sql, [fence.seq]))
-            answers.append(Settled.ALREADY if is_kept else Settled.LOST)
-        else:
-            _settle_one(step, fence.seq, outcome)
-            settled.add(fence.seq)
-            answers.append(Settled.OK)
+            continue
+        _settle_one(step, fence.seq, outcome)
+        answers.append(Settled.OK)
+        if repeated:  # what else is said of this job meets what it has become
+            del fences[place]
+            fences |= _fences(step, [lease])
     return answers
 
 

@@ -316,6 +316,17 @@ class SettleFenceContract:
         (info,) = await broker.queues()
         assert {s: n for s, n in info.counts.items() if n} == {State.COMPLETED: len(jobs)}
 
+    async def test_a_lost_lease_is_judged_by_what_the_call_has_made_of_its_job(
+        self, broker: JobStore, clock: ManualClock
+    ) -> None:
+        job = await enqueue(broker)
+        lost = await crash(broker, clock)
+        held = await take_one(broker)
+        answers = await broker.settle([Ack(lease=held), Ack(lease=lost)])
+        assert answers == [Settled.OK, Settled.LOST]
+        status = await status_of(broker, job)
+        assert (status.state, len(status.crashes)) == (State.COMPLETED, 1)
+
     async def test_nothing_to_settle_is_fine(self, broker: JobStore) -> None:
         assert await broker.settle([]) == []
 
