@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from itertools import groupby
 
@@ -10,9 +11,10 @@ from ropeway.brokers.memory.agenda import Agenda
 from ropeway.brokers.memory.flow.rules import Rules
 from ropeway.brokers.memory.row import ReadyKey, Row, ready_key
 from ropeway.flow import limit as arithmetic
+from ropeway.flow import queue as whole
 from ropeway.flow.gate import Gate, Hold, KeyId, blocked_on
 from ropeway.flow.limit import UNBOUNDED, End, KeyState
-from ropeway.flow.rules import Breaker, Limit, LimitRule, Slots
+from ropeway.flow.rules import Limit, LimitRule, Slots
 from ropeway.job import Job, State
 
 HOLDERS_SHOWN = 100
@@ -119,33 +121,24 @@ class Limits:
 
     def queue_room(self, queue: str, running: int, now_ms: int) -> int:
         """How many more jobs of the queue its own limits let start."""
-        room = UNBOUNDED
-        for limit in self._rules.queue(queue).limits:
-            state = KeyState(used=running) if isinstance(limit, Slots) else self._of(queue, limit)
-            room = min(room, arithmetic.room(limit, state, now_ms))
-        return room
+        limits = self._rules.queue(queue).limits
+        return (
+            whole.room(limits, partial(self._of, queue), running, now_ms) if limits else UNBOUNDED
+        )
 
     def queue_started(self, queue: str, n: int, now_ms: int) -> None:
         """So many jobs of the queue have started."""
-        for limit in self._rules.queue(queue).limits:
-            if not isinstance(limit, Slots):
-                arithmetic.take(limit, self._of(queue, limit), now_ms, n)
+        whole.started(self._rules.queue(queue).limits, partial(self._of, queue), n, now_ms)
 
     def queue_ended(self, queue: str, end: End, now_ms: int) -> None:
         """A run of a job of the queue has ended."""
-        for limit in self._rules.queue(queue).limits:
-            if isinstance(limit, Breaker):
-                arithmetic.give_back(limit, self._of(queue, limit), end, now_ms)
+        if limits := self._rules.queue(queue).limits:
+            whole.ended(limits, partial(self._of, queue), end, now_ms)
 
     def queue_opens_ms(self, queue: str, now_ms: int) -> int | None:
-        """When time alone gives the queue room; None when it has room or other things must end."""
-        times = [
-            arithmetic.opens_at_ms(limit, self._of(queue, limit))
-            for limit in self._rules.queue(queue).limits
-            if not isinstance(limit, Slots)
-            and not arithmetic.room(limit, self._of(queue, limit), now_ms)
-        ]
-        return max((at_ms for at_ms in times if at_ms is not None), default=None)
+        """When time alone gives the queue room; None when it has room or runs must end first."""
+        limits = self._rules.queue(queue).limits
+        return whole.opens_at_ms(limits, partial(self._of, queue), now_ms) if limits else None
 
     def _of(self, queue: str, limit: Limit) -> KeyState:
         return self._queue_keys.setdefault((queue, type(limit)), KeyState())

@@ -1,7 +1,7 @@
 """Limits' keys as rows: read when a job refers to them, written back at the end of the step."""
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import msgspec
@@ -9,10 +9,10 @@ import msgspec
 from ropeway.brokers.sqlite.connection import Connection
 from ropeway.brokers.sqlite.flow.rules import KnownKeys, Rules
 from ropeway.brokers.sqlite.rows import texts
-from ropeway.flow import limit as arithmetic
+from ropeway.flow import queue as whole
 from ropeway.flow.gate import Gate, Hold, KeyId
-from ropeway.flow.limit import UNBOUNDED, End, KeyState
-from ropeway.flow.rules import Breaker, Limit, Slots
+from ropeway.flow.limit import End, KeyState
+from ropeway.flow.rules import Limit
 from ropeway.job import Job
 
 # A key's id is an L and JSON: its queue ("" for a limit of the app), the limit's name, the key.
@@ -162,35 +162,21 @@ class Keys:
 
     def queue_room(self, queue: str, running: int, now_ms: int) -> int:
         """How many more jobs of the queue its own limits let start."""
-        room = UNBOUNDED
-        for limit in self._rules.queue(queue).limits:
-            state = KeyState(used=running) if isinstance(limit, Slots) else self._of(queue, limit)
-            room = min(room, arithmetic.room(limit, state, now_ms))
-        return room
+        limits = self._rules.queue(queue).limits
+        return whole.room(limits, partial(self._of, queue), running, now_ms)
 
     def queue_started(self, queue: str, n: int, now_ms: int) -> None:
         """So many jobs of the queue have started."""
-        for limit in self._rules.queue(queue).limits:
-            if not isinstance(limit, Slots):
-                arithmetic.take(limit, self._of(queue, limit), now_ms, n)
+        whole.started(self._rules.queue(queue).limits, partial(self._of, queue), n, now_ms)
 
     def queue_ended(self, queue: str, end: End, now_ms: int) -> None:
         """A run of a job of the queue has ended."""
-        for limit in self._rules.queue(queue).limits:
-            if isinstance(limit, Breaker):
-                arithmetic.give_back(limit, self._of(queue, limit), end, now_ms)
+        whole.ended(self._rules.queue(queue).limits, partial(self._of, queue), end, now_ms)
 
     def queue_opens_ms(self, queue: str, now_ms: int) -> int | None:
-        """When time alone gives the queue room; None when it has room or other things must end."""
-        times: list[int] = []
-        for limit in self._rules.queue(queue).limits:
-            if isinstance(limit, Slots):
-                continue
-            state = self._of(queue, limit)
-            opens_ms = arithmetic.opens_at_ms(limit, state)
-            if opens_ms is not None and not arithmetic.room(limit, state, now_ms):
-                times.append(opens_ms)
-        return max(times, default=None)
+        """When time alone gives the queue room; None when it has room or runs must end first."""
+        limits = self._rules.queue(queue).limits
+        return whole.opens_at_ms(limits, partial(self._of, queue), now_ms)
 
     def _of(self, queue: str, limit: Limit) -> KeyState:
         id_ = queue_key(queue, limit)
