@@ -67,9 +67,11 @@ class Site(ThreadingHTTPServer):
 
     @property
     def host(self) -> str:
+        """What the crawler knows it by."""
         return f"127.0.0.1:{self.server_port}"
 
     def report(self) -> str:
+        """How it was treated."""
         again = self.requests.total() - len(self.requests)
         return f"{len(self.requests)} pages, {again} again, at most {self.most} at a time"
 
@@ -77,7 +79,8 @@ class Site(ThreadingHTTPServer):
 class Page(BaseHTTPRequestHandler):
     """`GET /N`: links to the pages after it."""
 
-    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+    def do_GET(self) -> None:
+        """Answer slowly; fail once at two pages."""
         site = self.server
         assert isinstance(site, Site), "it is made by no other server"
         with site.lock:

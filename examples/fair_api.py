@@ -36,7 +36,8 @@ class Api(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
+    def do_POST(self) -> None:
+        """Enqueue a job for each page."""
         tenant = self.path.strip("/")
         pages: list[int] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         try:
@@ -49,6 +50,7 @@ class Api(BaseHTTPRequestHandler):
             self.answer(202, {"ids": [job.id for job in jobs]})
 
     def answer(self, code: int, body: object, headers: dict[str, str] | None = None) -> None:
+        """Send a response with a JSON body."""
         data = json.dumps(body).encode()
         self.send_response(code)
         for name, value in {**(headers or {}), "Content-Length": str(len(data))}.items():

@@ -15,8 +15,8 @@ from ropeway.errors import ConfigError
 from ropeway.flow.rules import Rule, kind_of
 from ropeway.handle import Handle
 from ropeway.hooks import Hooked
-from ropeway.job import Job, JobRef
-from ropeway.limits import Limits
+from ropeway.job import Job, JobRef, LimitKey
+from ropeway.limits import Limits, rule_words
 from ropeway.offload import Offload
 from ropeway.operate import Jobs, Queues
 from ropeway.options import (
@@ -118,6 +118,7 @@ class Ropeway(Tasks[S], Hooked):
         self._defaults = _checked_defaults(defaults or {})
         self._all: dict[str, Declared] = {}
         self._definitions: dict[str, Definition] = {}
+        self._of_tasks: dict[tuple[str, str], Rule] = {}
         self.join(self._adopt)
 
     @property
@@ -225,6 +226,7 @@ class Ropeway(Tasks[S], Hooked):
         if (queue := self._route(name)) is not None:
             defaults["queue"] = queue
         definition = define(declared.func, {**defaults, **declared.options}, kind=kind)
+        self._add_rules(definition)
         declared.site.bind(definition, self._connection)
         self._all[name] = declared
         if not declared.site.stub:
@@ -256,6 +258,7 @@ class Ropeway(Tasks[S], Hooked):
                 f"{self.offload.grace_ms / 2000:g} s"
             )
         self._queues[name] = policy
+        self._connection.rules_changed()
 
     @property
     def rules(self) -> Sequence[Rule]:
@@ -263,16 +266,20 @@ class Ropeway(Tasks[S], Hooked):
         return self._rules()
 
     def _rules(self) -> list[Rule]:
-        rules: dict[tuple[str, str], Rule] = {}
-        for declared in self._all.values():
-            for rule in rules_of(declared.site.definition):
-                known = rules.setdefault((kind_of(rule), rule.name), rule)
-                if known != rule:
-                    raise ConfigError(
-                        f"two tasks mean different limits by the name {rule.name!r}: {known} and "
-                        f"{rule}; give them one RateLimit(...) object, or two names"
-                    )
-        return [*rules.values(), *(policy.rule for policy in self._queues.values())]
+        return [*self._of_tasks.values(), *(policy.rule for policy in self._queues.values())]
+
+    def _add_rules(self, definition: Definition) -> None:
+        rules = {(kind_of(rule), rule.name): rule for rule in rules_of(definition)}
+        for place, rule in rules.items():
+            known = self._of_tasks.get(place, rule)
+            if known != rule:
+                raise ConfigError(
+                    f"task {definition.name!r}: another task means a different limit or scope by "
+                    f"the name {rule.name!r}: {rule_words(known)}, not {rule_words(rule)}; give "
+                    "both one and the same limit, or two names"
+                )
+        self._of_tasks |= rules
+        self._connection.rules_changed()
 
     def _patience_ms(self, queue: str) -> int:
         policy = self._queues.get(queue)
@@ -352,6 +359,8 @@ def _foreign_job(
     """A job of a task of which only the name is known."""
     data = codec.encode(arguments, codec=changes.codec or "json", what=f"payload of {task}")
     given: dict[str, Any] = {"id": new_id(), "tags": changes.tags}
+    if changes.limit_keys:
+        given["limits"] = tuple(LimitKey(*limit) for limit in changes.limit_keys.items())
     if queue is not None:
         given["queue"] = queue
     if isinstance(changes.unique, Unique):

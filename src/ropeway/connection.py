@@ -90,6 +90,7 @@ class Connection:
         self._portal: Portal | None = None
         self._lock = threading.Lock()
         self._orphan = False
+        self._rules_at = self._told_at = 0  # how often the rules changed, by now and when last told
         _connections.add(self)
 
     @property
@@ -109,6 +110,22 @@ class Connection:
                 "_sync where no event loop runs"
             )
         return home.store if home.loop is loop else cast(JobStore, _Elsewhere(home))
+
+    def rules_changed(self) -> None:
+        """Note that a task or a queue was declared; an open store is told at the next enqueue."""
+        self._rules_at += 1
+
+    @property
+    def untold(self) -> bool:
+        """Whether tasks or queues were declared that the store does not know of."""
+        return self._told_at != self._rules_at
+
+    async def tell_rules(self, store: JobStore) -> None:
+        """Declare the app's rules in an open store."""
+        at = self._rules_at
+        if rules := self._rules():
+            await store.declare(rules)
+        self._told_at = at
 
     def patience_ms(self, queue: str) -> int:
         """How long an enqueue waits for room when the queue is full."""
@@ -195,10 +212,9 @@ class Connection:
 
     async def _opened(self) -> JobStore:
         """An open broker that knows the app's rules."""
-        rules, store = self._rules(), self.new_store()
+        store = self.new_store()
         await store.open()
-        if rules:
-            await store.declare(rules)
+        await self.tell_rules(store)
         return store
 
     def new_store(self) -> JobStore:

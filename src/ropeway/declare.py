@@ -70,7 +70,7 @@ def _define(
     if unique is not None:
         if not isinstance(unique, Unique):
             raise ConfigError(f"unique={unique!r}: give Unique(...)")
-        unique.check_against(parameters.names)
+        unique.check_against(parameters.names, task=f"task {name!r}")
     timeout_ms = _ms(options, "timeout", minimum_ms=1)
     soft_ms = _ms(options, "soft_timeout", minimum_ms=1)
     if soft_ms is not None and timeout_ms is not None and soft_ms >= timeout_ms:

@@ -52,6 +52,15 @@ class Link(Protocol):
         ...
 
     @property
+    def untold(self) -> bool:
+        """Whether tasks or queues were declared after the broker was opened."""
+        ...
+
+    async def tell_rules(self, store: JobStore) -> None:
+        """Declare their limits and bounds in the open broker."""
+        ...
+
+    @property
     def offload(self) -> Offload | None:
         """Where big payloads and results are; None: in their records."""
         ...
@@ -118,6 +127,7 @@ class Handle(Generic[R_co]):
                 its last run took too long, `JobExpired` if it was not started in time.
             JobCancelled: the job was cancelled.
             ResultExpired: the record is gone (pruned or deleted).
+            JobNotFound: the job was `dropped`.
             TimeoutError: the time is up; the job goes on.
             CodecError: the result does not fit the annotated return type. `BlobLost` if it was
                 offloaded and cannot be found.
@@ -132,6 +142,7 @@ class Handle(Generic[R_co]):
 
         Raises:
             ResultExpired: the record is gone (pruned or deleted).
+            JobNotFound: the job was `dropped`.
             TimeoutError: the time is up and the job is not final.
             Disconnected: the broker was away for a minute; the job may go on.
         """
@@ -139,9 +150,10 @@ class Handle(Generic[R_co]):
         limit = asyncio.timeout(limit_s)
         try:
             async with limit:
-                while (record := await self._wait_patiently()) is None:
-                    pass
-                return record
+                while not self.dropped:
+                    if (record := await self._wait_patiently()) is not None:
+                        return record
+                raise self._not_found()
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -263,6 +275,11 @@ class Handle(Generic[R_co]):
         return acted
 
     def _not_found(self) -> JobNotFound:
+        if self.dropped:
+            return JobNotFound(
+                f"job {self.id} was not stored: the queue {self.ref.queue!r} was full, and its "
+                "rule is to drop new jobs; ask handle.dropped first"
+            )
         return JobNotFound(f"job {self.id} is not in this store: pruned, deleted or never there")
 
     def result_sync(self, *, timeout: float | timedelta | None = None) -> R_co:

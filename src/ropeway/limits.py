@@ -12,6 +12,7 @@ from ropeway.broker import JobStore, KeyInfo
 from ropeway.errors import ConfigError
 from ropeway.flow.options import CircuitBreaker, Concurrency, FlowLimit, RateLimit
 from ropeway.flow.rules import (
+    QUEUE_PREFIX,
     Breaker,
     GroupRule,
     Limit,
@@ -24,9 +25,6 @@ from ropeway.flow.rules import (
 )
 from ropeway.handle import Link
 from ropeway.options import as_choice, as_name, known, queue_policy
-
-QUEUE_PREFIX: Final = "queue:"
-"""Before the name of a queue: the limits of the queue itself."""
 
 _OPTIONS: Final[Mapping[type[Limit], type[FlowLimit]]] = {
     Slots: Concurrency,

@@ -14,7 +14,7 @@ from ropeway.definition import AckWhen, CodecName
 from ropeway.duration import to_ms
 from ropeway.errors import ConfigError
 from ropeway.flow.options import CircuitBreaker, Concurrency, Fair, RateLimit, as_weight
-from ropeway.flow.rules import Limit, OnFull, QueueRule
+from ropeway.flow.rules import NUMBER_MAX, Limit, OnFull, QueueRule
 from ropeway.job import PRIORITY_MAX, JobRef, OnParentFailed
 from ropeway.retry import Backoff, Rule
 from ropeway.unique import Unique
@@ -208,13 +208,20 @@ def queue_policy(name: str, options: Mapping[str, Any]) -> QueuePolicy:
     Raises:
         ConfigError: an unknown option, or a value that cannot be meant.
     """
+    try:
+        return _queue_policy(name, options)
+    except ConfigError as error:
+        raise ConfigError(f"queue {name!r}: {error}") from error
+
+
+def _queue_policy(name: str, options: Mapping[str, Any]) -> QueuePolicy:
     known(options, QueueOptions, what="queue option")
     on_full = as_choice("on_full", options.get("on_full", "raise"), tuple(_ON_FULL))
     bound = options.get("max_length")
     if bound is None and ("on_full" in options or "wait" in options):
-        raise ConfigError(f"queue {name!r}: on_full and wait need a max_length")
+        raise ConfigError("on_full and wait need a max_length")
     if "wait" in options and on_full != "wait":
-        raise ConfigError(f"queue {name!r}: wait={options['wait']!r} needs on_full='wait'")
+        raise ConfigError(f"wait={options['wait']!r} needs on_full='wait'")
     limits: list[Limit] = []
     for option, kind in (
         ("concurrency", Concurrency),
@@ -224,16 +231,14 @@ def queue_policy(name: str, options: Mapping[str, Any]) -> QueuePolicy:
         if (limit := options.get(option)) is None:
             continue
         if not isinstance(limit, kind):
-            raise ConfigError(f"queue {name!r}: {option}={limit!r}: give {kind.__name__}(...)")
-        if limit.key is not None or limit.name is not None:
-            raise ConfigError(
-                f"queue {name!r}: the {option} of a whole queue has no key and no name"
-            )
+            raise ConfigError(f"{option}={limit!r}: give {kind.__name__}(...)")
+        if limit.key is not None or limit.name is not None or limit.scope != "queue":
+            raise ConfigError(f"the {option} of a whole queue has no key, name or scope of its own")
         limits.append(limit.limit())
     patience_ms = to_ms(options.get("wait", 30), name="wait", minimum_ms=1)
     rule = QueueRule(
         name=name,
-        max_length=None if bound is None else as_int("max_length", bound, least=1),
+        max_length=None if bound is None else as_int("max_length", bound, least=1, most=NUMBER_MAX),
         on_full=_ON_FULL[on_full],
         limits=tuple(limits),
     )
@@ -282,7 +287,7 @@ def as_int(name: str, value: object, *, least: int, most: int | None = None) -> 
         or value < least
         or (most is not None and value > most)
     ):
-        upto = f"{least} or more" if most is None else f"{least} to {most}"
+        upto = f"{least} or more" if most is None else f"{least} to {most:,}"
         raise ConfigError(f"{name}={value!r}: give a whole number, {upto}")
     return value
 

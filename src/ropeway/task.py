@@ -415,6 +415,8 @@ async def submit_by(link: Link, store: JobStore, jobs: Sequence[Job]) -> list[En
     """Enqueue jobs into an app's open store, their big payloads offloaded; see `submit`."""
     if not jobs:
         return []
+    if link.untold:
+        await link.tell_rules(store)
     if link.offload is not None:
         jobs = await link.offload.keep_payloads(jobs)
     answers = await submit(store, jobs, still_open=lambda: link.store, patience_ms=link.patience_ms)

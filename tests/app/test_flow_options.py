@@ -9,6 +9,7 @@ from ropeway import (
     Concurrency,
     ConfigError,
     Fair,
+    JobNotFound,
     QueueFull,
     RateLimit,
     Ropeway,
@@ -90,11 +91,12 @@ def test_one_name_means_one_limit(app):
 
     assert app.rules == [LimitRule(name="db", limit=Slots(3))]
 
-    @app.task(concurrency=Concurrency(4, name="db"))
-    def three() -> None: ...
+    with pytest.raises(ConfigError, match="'three': .* the name 'db': 3 slots, not 4 slots"):
 
-    with pytest.raises(ConfigError, match="'db'"):
-        _ = app.rules
+        @app.task(concurrency=Concurrency(4, name="db"))
+        def three() -> None: ...
+
+    assert app.rules == [LimitRule(name="db", limit=Slots(3))]
 
 
 def test_tenants_and_weights_come_from_the_arguments(app):
@@ -119,8 +121,8 @@ def test_the_default_burst_is_what_a_tenth_of_a_second_allows(rate, burst):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RateLimit(0, 1), "rate=0"),
-        (lambda: RateLimit(-5, 1), "rate=-5"),
+        (lambda: RateLimit(0, 1), "count=0: give a whole number"),
+        (lambda: RateLimit(-5, 1), "count=-5"),
         (lambda: RateLimit(1, 0), "per=0"),
         (lambda: RateLimit(1, 1, burst=0), "burst=0"),
         (lambda: RateLimit(2_000, timedelta(milliseconds=1)), "2000 per 1 ms"),
@@ -128,9 +130,16 @@ def test_the_default_burst_is_what_a_tenth_of_a_second_allows(rate, burst):
         (lambda: Concurrency(0), "slots=0"),
         (lambda: Concurrency(True), "slots=True"),
         (lambda: Concurrency(1, scope="world"), "scope='world': choose 'queue' or 'app'"),
+        (lambda: Concurrency(1, scope=[]), r"scope=\[\]: choose"),
+        (lambda: Concurrency(10**30), "slots=10+: give a whole number, 1 to 1,000,000,000"),
+        (lambda: Concurrency(1, name=""), "name='': give a text"),
+        (lambda: Concurrency(1, name=3), "name=3: give a text"),
+        (lambda: Concurrency(1, name="queue:mail"), "names with 'queue:' are for the limits of"),
         (lambda: CircuitBreaker(0, 1), "failures=0"),
         (lambda: CircuitBreaker(1, 0), "cooldown=0"),
         (lambda: Fair("tenant", weights={"a": 0}), "weight of 'a'=0"),
+        (lambda: Fair("tenant", weights=["a"]), r"weights=\['a'\]: give a mapping"),
+        (lambda: Fair("tenant", weights={1: 5}), "1 is no text; .*: '1'"),
         (lambda: Unique(window=1, per=1), "give one of the two"),
         (lambda: Unique(max_wait=1), "max_wait=1 needs on_conflict='replace'"),
         (lambda: Unique.throttle(0), "window=0"),
@@ -174,13 +183,14 @@ def test_a_queue_is_described_once(app):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 0}, "max_length=0: give a whole number, 1 or more"),
+        ({"max_length": 0}, "queue 'q': max_length=0: give a whole number, 1 to"),
         ({"max_lenght": 5}, "did you mean 'max_length'"),
         ({"on_full": "raise"}, "need a max_length"),
         ({"max_length": 5, "on_full": "explode"}, "on_full='explode': choose"),
         ({"max_length": 5, "wait": 1}, "wait=1 needs on_full='wait'"),
         ({"concurrency": 4}, r"give Concurrency"),
-        ({"rate": RateLimit(1, 1, key="host")}, "no key and no name"),
+        ({"rate": RateLimit(1, 1, key="host")}, "no key, name or scope of its own"),
+        ({"rate": RateLimit(1, 1, scope="app")}, "no key, name or scope of its own"),
     ],
 )
 def test_a_queue_option_that_cannot_be_meant_is_refused(app, options, message):
@@ -209,3 +219,36 @@ async def test_a_full_queue_raises_waits_or_drops_as_it_was_told():
             await work.opts(queue="waiting").enqueue(2)
         assert full.value.retry_after is None
         assert len(full.value.refused) == 1
+        with pytest.raises(JobNotFound, match="was not stored: the queue 'dropping' was full"):
+            await dropped
+
+
+@pytest.mark.anyio
+async def test_what_is_declared_while_the_app_is_open_holds_from_the_next_enqueue():
+    app = Ropeway("memory://")
+    async with app:
+
+        @app.task(queue="late", concurrency=Concurrency(1, key="host"))
+        def fetch(host: str) -> None: ...
+
+        await fetch.enqueue("a.example")
+        assert [info.rule.name for info in await app.limits.list()] == ["fetch.concurrency"]
+        app.queue("late", max_length=1)
+        with pytest.raises(QueueFull):
+            await fetch.enqueue("b.example")
+
+
+@pytest.mark.anyio
+async def test_a_job_sent_by_name_counts_under_the_keys_it_is_given():
+    app = Ropeway("memory://")
+
+    @app.task(concurrency=Concurrency(1, name="api", key="host"))
+    def fetch(host: str) -> None: ...
+
+    async with app:
+        known = await app.send("fetch", {"host": "a"})
+        foreign = await app.send("elsewhere", {"host": "a"}, limit_keys={"api": "b"})
+        keys = [(await job.record()).job.limits for job in (known, foreign)]
+        assert keys == [(LimitKey("api", "a"),), (LimitKey("api", "b"),)]
+        with pytest.raises(ConfigError, match="its limit 'apy' is not declared in this store"):
+            await app.send("elsewhere", {"host": "a"}, limit_keys={"apy": "b"})

@@ -153,7 +153,7 @@ async def test_the_keys_of_a_queue_are_its_kinds_of_limits(desk: Desk):
         ({"max_length": 0}, "max_length=0"),
         ({"on_full": "wait"}, "on_full='wait'"),
         ({"concurrency": 3}, r"concurrency=3: give Concurrency\(...\)"),
-        ({"rate": RateLimit(1, per=1, key="x")}, "no key and no name"),
+        ({"rate": RateLimit(1, per=1, key="x")}, "no key, name or scope"),
         ({"max_length": None, "on_full": "raise"}, "need a max_length"),
     ],
 )

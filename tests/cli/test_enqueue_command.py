@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from terminal import Cli, Store
 
-from ropeway.job import Job
+from ropeway.flow.rules import LimitRule, QueueRule, Slots
+from ropeway.job import Job, JobRef, LimitKey
 
 
 def listed(cli: Cli) -> list[dict[str, object]]:
@@ -72,6 +73,28 @@ def test_a_held_unique_key_answers_by_its_policy(cli: Cli) -> None:
 
 
 # ------------------------------------------------------------------------- with the app
+
+
+def test_a_job_that_a_full_queue_drops_is_said_and_has_no_id(cli: Cli, store: Store) -> None:
+    full = QueueRule(name="q", max_length=1, on_full="drop_new")
+    store.run(lambda broker: broker.declare([full]))
+    cli("enqueue", "t", "--queue", "q")
+    said = cli("enqueue", "t", "--queue", "q")
+    assert said.out == ""
+    assert said.err == "note: the queue is full and drops new jobs; nothing was stored\n"
+    said = cli("enqueue", "t", "--queue", "q", "--stdin", stdin="{}\n{}\n")
+    assert said.out == "0 jobs enqueued, 2 dropped since the queue is full\n"
+
+
+def test_keys_of_limits_and_the_tenant_reach_the_job(cli: Cli, store: Store) -> None:
+    store.run(lambda broker: broker.declare([LimitRule(name="api", limit=Slots(1))]))
+    cli("enqueue", "t", "--id", "a", "--limit-key", "api=a=b", "--fair-key", "acme")
+    [record] = store.run(lambda broker: broker.get([JobRef("a")]))
+    assert record.job.limits == (LimitKey("api", "a=b"),)
+    assert record.job.fair_key == "acme"
+    said = cli("enqueue", "t", "--limit-key", "api")
+    assert (said.code, said.out) == (2, "")
+    assert "--limit-key 'api': give LIMIT=KEY" in said.err
 
 
 @pytest.mark.usefixtures("app_file")

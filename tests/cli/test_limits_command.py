@@ -165,7 +165,7 @@ def test_a_limit_is_set_and_reset(cli: Cli, store: Store) -> None:
         (["--slots", "1", "--rate", "1/s"], "give the numbers of one limit"),
         (["--burst", "1"], "--burst goes with --rate"),
         (["--failures", "1"], "--failures and --cooldown go together"),
-        (["--slots", "0"], "slots=0 is too small"),
+        (["--slots", "0"], "slots=0: give a whole number"),
         (["--rate", "100"], "--rate '100' is not a rate"),
         (["--rate", "1/s"], "give Concurrency(...)"),
     ],

@@ -25,7 +25,7 @@ from ropeway.cli.output.spell import count_of
 from ropeway.cli.output.stream import emit, emit_json, emit_json_line, note
 from ropeway.cli.store import Store, open_store
 from ropeway.errors import RopewayError
-from ropeway.job import Job, OnConflict
+from ropeway.job import Job, LimitKey, OnConflict
 from ropeway.options import Changes, job_changes
 from ropeway.runtime import new_id
 from ropeway.submit import submit
@@ -64,6 +64,16 @@ class Options:
     ordering_key: Annotated[
         str | None, typer.Option(help="Jobs of one key run one at a time, in order.")
     ] = None
+    fair_key: Annotated[
+        str | None, typer.Option(help="The tenant; tenants of a queue take turns.")
+    ] = None
+    limit_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LIMIT=KEY",
+            help="Counts under this key of a limit; may be given several times.",
+        ),
+    ] = None
     unique_key: Annotated[
         str | None, typer.Option(help="At most one unfinished job of the queue has it.")
     ] = None
@@ -73,13 +83,22 @@ class Options:
 
     def given(self) -> dict[str, Any]:
         """The options that were given, as the job options of `Task.opts`."""
-        names = ("queue", "priority", "id", "attempts", "ordering_key")
+        names = ("queue", "priority", "id", "attempts", "ordering_key", "fair_key")
         options = job_options(self, (*names, "delay", "at", "timeout", "expires"))
         if self.tag:
             options["tags"] = self.tag
+        if self.limit_key:
+            options["limit_keys"] = dict(map(_name_and_key, self.limit_key))
         if self.unique_key is not None:
             options["unique"] = self.unique_key
         return options
+
+
+def _name_and_key(text: str) -> tuple[str, str]:
+    name, equals, key = text.partition("=")
+    if not name or not equals:
+        raise usage(f"--limit-key {text!r}: give LIMIT=KEY, as in fetch.rate=a.example")
+    return name, key
 
 
 @dataclass(frozen=True)
@@ -122,7 +141,8 @@ def enqueue(what: What, options: Options, store: Store) -> None:
     if store.json:
         emit_json(_plain(answer))
     else:
-        emit(answer.id)
+        if answer.answer is not EnqueueAnswer.DROPPED:
+            emit(answer.id)
         if answer.answer in _SAID:
             note(f"note: {_SAID[answer.answer]}")
 
@@ -131,6 +151,7 @@ _SAID = {
     EnqueueAnswer.DUPLICATE_ID: "this job was there already; nothing was stored",
     EnqueueAnswer.DUPLICATE_KEY: "this job holds the unique key already; nothing was stored",
     EnqueueAnswer.REPLACED: "this job held the unique key and has got the new arguments",
+    EnqueueAnswer.DROPPED: "the queue is full and drops new jobs; nothing was stored",
 }
 
 
@@ -166,6 +187,8 @@ def _foreign(task: str, given: Changes) -> MakeJob:
     if not task:
         raise usage("TASK must not be empty")
     fields: dict[str, Any] = {"tags": given.tags, **given.fields}
+    if given.limit_keys:
+        fields["limits"] = tuple(LimitKey(*limit) for limit in given.limit_keys.items())
     if isinstance(given.unique, str):
         fields["unique"] = named_key(given.unique, None)
 
@@ -274,11 +297,12 @@ def _jobs_of(batch: Sequence[tuple[int, bytes]], make: MakeJob, *, stored: int) 
 
 def _say(tally: Counter[EnqueueAnswer]) -> None:
     there = tally[EnqueueAnswer.DUPLICATE_ID] + tally[EnqueueAnswer.DUPLICATE_KEY]
-    replaced = tally[EnqueueAnswer.REPLACED]
+    replaced, dropped = tally[EnqueueAnswer.REPLACED], tally[EnqueueAnswer.DROPPED]
     emit(
         f"{count_of(tally[EnqueueAnswer.OK], 'job')} enqueued"
         + (f", {there:,} there already" if there else "")
         + (f", {replaced:,} replaced" if replaced else "")
+        + (f", {dropped:,} dropped since the queue is full" if dropped else "")
     )
 
 

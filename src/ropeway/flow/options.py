@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ropeway.duration import to_ms
 from ropeway.errors import ConfigError
@@ -131,7 +131,8 @@ class Fair:
     """Tenants of a queue take turns, however many jobs each of them has waiting.
 
     - `key`: the parameter whose value is the tenant.
-    - `weights`: tenant → turns it has where others have one, 1 or more; those not named have 1.
+    - `weights`: tenant (a text) → turns it has where others have one, 1 or more; those not named
+      have 1.
 
     Raises `ConfigError` for weights that cannot be meant.
     """
@@ -141,7 +142,15 @@ class Fair:
 
     def __post_init__(self) -> None:
         """Check the weights."""
-        for tenant, weight in (self.weights or {}).items():
+        weights = cast("object", {} if self.weights is None else self.weights)
+        if not isinstance(weights, Mapping):
+            raise ConfigError(f"weights={weights!r}: give a mapping of tenant to whole number")
+        for tenant, weight in cast("Mapping[object, object]", weights).items():
+            if not isinstance(tenant, str):
+                raise ConfigError(
+                    f"weights: {tenant!r} is no text; tenants are known by the text of their key: "
+                    f"{str(tenant)!r}"
+                )
             as_weight(f"the weight of {tenant!r}", weight)
 
     def weight_of(self, tenant: str) -> int:
@@ -174,9 +183,22 @@ def named(
 
 
 def _rule(limit: Any, name: str, arithmetic: rules.Limit) -> rules.LimitRule:
-    if limit.scope not in {"queue", "app"}:
+    if limit.scope not in ("queue", "app"):
         raise ConfigError(f"scope={limit.scope!r}: choose 'queue' or 'app'")
-    return rules.LimitRule(name=limit.name or name, limit=arithmetic, scope=limit.scope)
+    if limit.name is not None:
+        name = _name(limit.name)
+    return rules.LimitRule(name=name, limit=arithmetic, scope=limit.scope)
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not value or value != value.strip():
+        raise ConfigError(f"name={value!r}: give a text that is not empty, without outer spaces")
+    if value.startswith(rules.QUEUE_PREFIX):
+        raise ConfigError(
+            f"name={value!r}: names with {rules.QUEUE_PREFIX!r} are for the limits of queues; give "
+            "another one"
+        )
+    return value
 
 
 def _checked(rule: rules.LimitRule) -> None:
@@ -184,6 +206,6 @@ def _checked(rule: rules.LimitRule) -> None:
 
 
 def _whole(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name}={value!r}: give a whole number, 1 or more")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= rules.NUMBER_MAX:
+        raise ConfigError(f"{name}={value!r}: give a whole number, 1 to {rules.NUMBER_MAX:,}")
     return value

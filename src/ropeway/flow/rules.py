@@ -12,6 +12,12 @@ from ropeway.errors import ConfigError
 RATE_MAX_PER_MS = 1_000
 """More starts than this cannot be told apart by a clock that counts milliseconds."""
 
+NUMBER_MAX = 1_000_000_000
+"""Of a limit or a bound: more is no limit, and not every store could count it."""
+
+QUEUE_PREFIX = "queue:"
+"""Before the name of a queue: the limits of the queue itself."""
+
 OnFull = Literal["refuse", "drop_oldest", "drop_new"]
 Scope = Literal["queue", "app"]
 

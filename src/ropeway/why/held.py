@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from ropeway.broker import Filter, KeyInfo
-from ropeway.flow.rules import GroupRule, Limit, LimitRule, QueueRule, Rate, Rule, Slots
+from ropeway.flow.rules import QUEUE_PREFIX, GroupRule, Limit, LimitRule, QueueRule, Rate, Rule, Slots
 from ropeway.job import UNFINISHED, JobRecord, JobRef, LimitKey, State
-from ropeway.limits import QUEUE_PREFIX, limit_of, words
+from ropeway.limits import limit_of, words
 from ropeway.why.reason import Case, Kind, Reason, plural, some
 
 _PAGE: Final = 1_000
