@@ -2,18 +2,10 @@
 
 from ropeway.brokers.memory import MemoryBroker
 from ropeway.brokers.sqlite import SQLiteBroker
-from ropeway.capabilities import Capabilities
 
 
 def _yes(*, able: bool) -> str:
     return "yes" if able else "no"
-
-
-def _flow(c: Capabilities) -> str:
-    able = (c.limits, c.fair, c.groups, c.schedules)
-    if any(able):
-        return "yes" if all(able) else "some"
-    return "refused: not in this release"
 
 
 COLUMNS = (
@@ -27,7 +19,10 @@ COLUMNS = (
     ("attempts counted exactly", lambda c: _yes(able=c.attempt_exact)),
     ("payload up to", lambda c: f"{c.payload_max_bytes // 2**20} MiB"),
     ("jobs a call", lambda c: f"{c.batch_max:,}"),
-    ("rate limits, fair queues, groups, schedules", _flow),
+    ("limits of tasks and queues, bounds", lambda c: _yes(able=c.limits)),
+    ("fair turns of tenants", lambda c: _yes(able=c.fair)),
+    ("batches", lambda c: _yes(able=c.groups)),
+    ("schedules", lambda c: "yes" if c.schedules else "refused: not in this release"),
 )
 
 

@@ -12,11 +12,11 @@ from ropeway.connection import Connection
 from ropeway.declare import define
 from ropeway.definition import Definition, rules_of
 from ropeway.errors import ConfigError
-from ropeway.flow.rules import Rule, kind_of
+from ropeway.flow.rules import Rule
 from ropeway.handle import Handle
 from ropeway.hooks import Hooked
 from ropeway.job import Job, JobRef, LimitKey
-from ropeway.limits import Limits, rule_words
+from ropeway.limits import Limits, Rules, add_rules
 from ropeway.offload import Offload
 from ropeway.operate import Jobs, Queues
 from ropeway.options import (
@@ -118,7 +118,7 @@ class Ropeway(Tasks[S], Hooked):
         self._defaults = _checked_defaults(defaults or {})
         self._all: dict[str, Declared] = {}
         self._definitions: dict[str, Definition] = {}
-        self._of_tasks: dict[tuple[str, str], Rule] = {}
+        self._of_tasks: Rules = {}
         self.join(self._adopt)
 
     @property
@@ -226,7 +226,8 @@ class Ropeway(Tasks[S], Hooked):
         if (queue := self._route(name)) is not None:
             defaults["queue"] = queue
         definition = define(declared.func, {**defaults, **declared.options}, kind=kind)
-        self._add_rules(definition)
+        add_rules(self._of_tasks, rules_of(definition), task=name)
+        self._connection.rules_changed()
         declared.site.bind(definition, self._connection)
         self._all[name] = declared
         if not declared.site.stub:
@@ -267,19 +268,6 @@ class Ropeway(Tasks[S], Hooked):
 
     def _rules(self) -> list[Rule]:
         return [*self._of_tasks.values(), *(policy.rule for policy in self._queues.values())]
-
-    def _add_rules(self, definition: Definition) -> None:
-        rules = {(kind_of(rule), rule.name): rule for rule in rules_of(definition)}
-        for place, rule in rules.items():
-            known = self._of_tasks.get(place, rule)
-            if known != rule:
-                raise ConfigError(
-                    f"task {definition.name!r}: another task means a different limit or scope by "
-                    f"the name {rule.name!r}: {rule_words(known)}, not {rule_words(rule)}; give "
-                    "both one and the same limit, or two names"
-                )
-        self._of_tasks |= rules
-        self._connection.rules_changed()
 
     def _patience_ms(self, queue: str) -> int:
         policy = self._queues.get(queue)

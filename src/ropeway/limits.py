@@ -3,7 +3,7 @@
 A change counts at once for all workers, for jobs that wait already too, and until it is reset.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypedDict
 
 import msgspec
@@ -22,6 +22,7 @@ from ropeway.flow.rules import (
     Rule,
     RuleInfo,
     Slots,
+    kind_of,
 )
 from ropeway.handle import Link
 from ropeway.options import as_choice, as_name, known, queue_policy
@@ -145,6 +146,27 @@ def rule_words(rule: Rule) -> str:
     if rule.max_length is not None:
         said.insert(0, f"at most {rule.max_length:,} jobs waiting, then {rule.on_full}")
     return "; ".join(said) or "no bound and no limits"
+
+
+Rules = dict[tuple[str, str], Rule]
+"""The rules of a program's tasks by their kinds and names."""
+
+
+def add_rules(known: Rules, rules: Iterable[Rule], *, task: str) -> None:
+    """Add the rules of a task to those of others.
+
+    Raises:
+        ConfigError: another task means something else by one of the names; nothing was added.
+    """
+    added = {(kind_of(rule), rule.name): rule for rule in rules}
+    for place, rule in added.items():
+        if known.get(place, rule) != rule:
+            raise ConfigError(
+                f"task {task!r}: another task means a different limit or scope by the name "
+                f"{rule.name!r}: {rule_words(known[place])}, not {rule_words(rule)}; give both one "
+                "and the same limit, or two names"
+            )
+    known |= added
 
 
 async def set_limit(

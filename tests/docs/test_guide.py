@@ -16,7 +16,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from decimal import Decimal
 
-from ropeway import Backoff, BatchContext, Context, Event, Ropeway, Rule, Tasks, Unique
+from ropeway import Backoff, BatchContext, CircuitBreaker, Concurrency, Context, Event, Fair
+from ropeway import QueueFull, RateLimit, Ropeway, Rule, Tasks, Unique
 
 
 @dataclass

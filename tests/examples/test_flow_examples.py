@@ -46,6 +46,15 @@ def test_a_tenant_is_answered_while_ten_thousand_jobs_of_another_one_wait(tmp_pa
     assert number(r"Retry-After: (\d+) s", said) >= 1
 
 
+def test_documents_are_indexed_in_batches_and_one_bad_one_fails_alone(tmp_path: Path) -> None:
+    said = said_by("indexer", tmp_path)
+    assert "failed: ValueError: document 1000 has no words" in said
+    assert "1,000 documents, 6,000 words" in said
+    assert "“story” is in 1000" in said
+    for shelf in ("novels", "plays"):
+        assert 3 <= number(rf"{shelf}: (\d+) batches", said) <= 10, "of 200 documents at most"
+
+
 def test_sites_are_crawled_whole_and_no_faster_than_they_were_promised(tmp_path: Path) -> None:
     said = said_by("crawler", tmp_path)
     sites = re.findall(r"^site \d: 23 pages, 2 again, at most (\d+) at a time$", said, re.MULTILINE)

@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from ropeway.broker import Filter, KeyInfo
-from ropeway.flow.rules import QUEUE_PREFIX, GroupRule, Limit, LimitRule, QueueRule, Rate, Rule, Slots
+from ropeway.flow.rules import (
+    QUEUE_PREFIX,
+    GroupRule,
+    Limit,
+    LimitRule,
+    QueueRule,
+    Rate,
+    Rule,
+    Slots,
+)
 from ropeway.job import UNFINISHED, JobRecord, JobRef, LimitKey, State
 from ropeway.limits import limit_of, words
 from ropeway.why.reason import Case, Kind, Reason, plural, some
