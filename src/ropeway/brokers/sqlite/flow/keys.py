@@ -1,5 +1,6 @@
 """Limits' keys as rows: read when a job refers to them, written back at the end of the step."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any, Final
@@ -43,10 +44,11 @@ ON CONFLICT DO UPDATE SET used = excluded.used, tat_ms = excluded.tat_ms,
   failures = excluded.failures, open_until_ms = excluded.open_until_ms, parked = excluded.parked,
   wake_at_ms = excluded.wake_at_ms
 """
-# Of keys that have nothing but slots in use, now as before.
+# Of keys of one limit, ?1, that have nothing but slots in use, now as before: ?2: how many, in 8
+# digits, and the id. Twice as fast as by JSON.
 _SAVE_USED = """
 INSERT INTO limit_keys (id, name, used)
-SELECT value->>0, value->>1, value->>2 FROM json_each(?) WHERE true
+SELECT substr(value, 9), ?1, CAST(substr(value, 1, 8) AS INTEGER) FROM carray(?2) WHERE true
 ON CONFLICT DO UPDATE SET used = excluded.used
 """
 _DUE = "SELECT id FROM limit_keys WHERE wake_at_ms <= ? ORDER BY wake_at_ms LIMIT ?"
@@ -191,7 +193,7 @@ class Keys:
         if not gate.changed:
             return
         known = self._known
-        plain: list[tuple[str, str, int]] = []
+        plain: defaultdict[str, list[str]] = defaultdict(list)
         rich: list[tuple[Any, ...]] = []
         for id_ in gate.changed:
             state, text = gate.states[id_], known.texts[id_]
@@ -201,10 +203,11 @@ class Keys:
                 rich.append((text, id_.name, state.used, state.tat_ms, *numbers, wake_ms))
                 known.rich.add(id_)
             else:
-                plain.append((text, id_.name, state.used))
-        for statement, rows in ((_SAVE_USED, plain), (_SAVE, rich)):
-            if rows:
-                self._sql.run(statement, (msgspec.json.encode(rows).decode(),))
+                plain[id_.name].append(f"{state.used:08d}{text}")
+        for name, rows in plain.items():
+            self._sql.run(_SAVE_USED, (name, texts(rows)))
+        if rich:
+            self._sql.run(_SAVE, (msgspec.json.encode(rich).decode(),))
         gate.changed.clear()
         ((known.version,),) = self._sql.rows(_BUMP)
 
