@@ -325,7 +325,9 @@ class BrokerMachine(RuleBasedStateMachine):
     def both_keep_the_same_records(self) -> None:
         """Every record, in every field that a user can see."""
         oracle, subject = self.both(all_records)
-        assert [comparable(r) for r in subject] == [comparable(r) for r in oracle]
+        for one, other in zip(subject, oracle, strict=True):
+            said = f"the subject says {one}, the oracle {other}"
+            assert comparable(one) == comparable(other), said
 
     @invariant()
     def both_show_the_same_queues(self) -> None:
