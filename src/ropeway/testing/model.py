@@ -171,7 +171,11 @@ class BrokerMachine(RuleBasedStateMachine):
             **fields,
         )
 
-    @rule(target=jobs, batch=st.lists(of_machine("words"), min_size=2, max_size=4), again=st.none() | jobs)
+    @rule(
+        target=jobs,
+        batch=st.lists(of_machine("words"), min_size=2, max_size=4),
+        again=st.none() | jobs,
+    )
     def enqueue_many(self, batch: list[dict[str, Any]], again: Job | None) -> Any:
         """Several jobs in one call, one of them perhaps sent before."""
         made = [self._make(fields) for fields in batch]
@@ -204,7 +208,13 @@ class BrokerMachine(RuleBasedStateMachine):
         subject = self.run(self.subject.settle([make(held[1])]))
         assert subject == oracle, f"the subject says {subject}, the oracle {oracle}"
 
-    @rule(target=jobs, held=leases, fields=of_machine("words"), unique=of_machine("uniques"), chained=st.booleans())
+    @rule(
+        target=jobs,
+        held=leases,
+        fields=of_machine("words"),
+        unique=of_machine("uniques"),
+        chained=st.booleans(),
+    )
     def ack(
         self, held: Held, fields: dict[str, Any], unique: UniqueKey | None, *, chained: bool
     ) -> Any:
