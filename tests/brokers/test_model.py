@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from ropeway.broker import JobStore
 from ropeway.brokers.sqlite import SQLiteBroker
 from ropeway.runtime import new_id
+from ropeway.testing.flow_model import FlowMachine
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.model import machine_for
 
@@ -37,3 +38,6 @@ TestSQLiteAgreesWithMemory.settings = settings(
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+
+TestSQLiteAgreesWithMemoryOnFlow = machine_for(open_sqlite, FlowMachine).TestCase
+TestSQLiteAgreesWithMemoryOnFlow.settings = TestSQLiteAgreesWithMemory.settings

@@ -131,6 +131,8 @@ class Gate:
         `settle` must be called before the states are looked at.
         """
         if hold.slots:
+            if self._last is not None:  # it may share the key
+                self.settle(now_ms)
             return self._take_slot(hold)
         if hold is not self._last:
             self.settle(now_ms)

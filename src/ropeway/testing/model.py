@@ -6,7 +6,7 @@ both stores show the same answers, records, counts and order.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
 from hypothesis import strategies as st
@@ -60,6 +60,11 @@ words: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 delays: st.SearchStrategy[int] = st.sampled_from([0, 300, 1_000])
 
 
+def of_machine(name: str) -> st.SearchStrategy[Any]:
+    """The machine's own strategy of this name, so that a subclass can have another one."""
+    return st.runner().flatmap(lambda machine: getattr(machine, name))
+
+
 def comparable(record: JobRecord) -> tuple[Job, dict[str, Any]]:
     """The record without what brokers may number in their own way."""
     status = msgspec.structs.asdict(record.status)
@@ -73,6 +78,8 @@ class BrokerMachine(RuleBasedStateMachine):
     """Does everything twice: to the oracle and to the subject. Subclasses give `open_subject`."""
 
     open_subject: Open
+    words: ClassVar[st.SearchStrategy[dict[str, Any]]] = words
+    uniques: ClassVar[st.SearchStrategy[Any]] = uniques
 
     jobs: Bundle[Any] = Bundle("jobs")
     leases: Bundle[Any] = Bundle("leases")
@@ -125,8 +132,8 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(
         target=jobs,
-        fields=words,
-        unique=uniques,
+        fields=of_machine("words"),
+        unique=of_machine("uniques"),
         parents=st.lists(jobs, max_size=2, unique_by=lambda job: job.id),
         unblocks=st.lists(jobs, max_size=1),
     )
@@ -158,13 +165,17 @@ class BrokerMachine(RuleBasedStateMachine):
         return Job(
             id=f"j{self.number}",
             task="t",
-            unique=None if unblocks else unique,
+            unique=None if unblocks or fields.get("group_key") else unique,
             parents=tuple(parent.id for parent in parents),
             unblocks=tuple(JobRef(child.id) for child in unblocks),
             **fields,
         )
 
-    @rule(target=jobs, batch=st.lists(words, min_size=2, max_size=4), again=st.none() | jobs)
+    @rule(
+        target=jobs,
+        batch=st.lists(of_machine("words"), min_size=2, max_size=4),
+        again=st.none() | jobs,
+    )
     def enqueue_many(self, batch: list[dict[str, Any]], again: Job | None) -> Any:
         """Several jobs in one call, one of them perhaps sent before."""
         made = [self._make(fields) for fields in batch]
@@ -197,7 +208,13 @@ class BrokerMachine(RuleBasedStateMachine):
         subject = self.run(self.subject.settle([make(held[1])]))
         assert subject == oracle, f"the subject says {subject}, the oracle {oracle}"
 
-    @rule(target=jobs, held=leases, fields=words, unique=uniques, chained=st.booleans())
+    @rule(
+        target=jobs,
+        held=leases,
+        fields=of_machine("words"),
+        unique=of_machine("uniques"),
+        chained=st.booleans(),
+    )
     def ack(
         self, held: Held, fields: dict[str, Any], unique: UniqueKey | None, *, chained: bool
     ) -> Any:
@@ -282,10 +299,11 @@ class BrokerMachine(RuleBasedStateMachine):
         """An operator moves a job."""
         self._act(MoveJob(ref=JobRef(job.id), queue=queue))
 
-    @rule(job=jobs, fields=words, unique=uniques)
+    @rule(job=jobs, fields=of_machine("words"), unique=of_machine("uniques"))
     def edit(self, job: Job, fields: dict[str, Any], unique: UniqueKey | None) -> None:
         """An operator edits a job."""
-        changed = Job(id=job.id, task="t", payload=b"edited", unique=unique, **fields)
+        key = None if fields.get("group_key") else unique
+        changed = Job(id=job.id, task="t", payload=b"edited", unique=key, **fields)
         if not job.unblocks:
             self._act(EditJob(ref=JobRef(job.id), job=changed))
 
@@ -317,7 +335,9 @@ class BrokerMachine(RuleBasedStateMachine):
     def both_keep_the_same_records(self) -> None:
         """Every record, in every field that a user can see."""
         oracle, subject = self.both(all_records)
-        assert [comparable(r) for r in subject] == [comparable(r) for r in oracle]
+        for one, other in zip(subject, oracle, strict=True):
+            said = f"the subject says {one}, the oracle {other}"
+            assert comparable(one) == comparable(other), said
 
     @invariant()
     def both_show_the_same_queues(self) -> None:
@@ -340,10 +360,12 @@ def _shown(lease: Lease) -> tuple[object, ...]:
     )
 
 
-def machine_for(open_subject: Open) -> type[BrokerMachine]:
+def machine_for(
+    open_subject: Open, machine: type[BrokerMachine] = BrokerMachine
+) -> type[BrokerMachine]:
     """The machine that compares the broker made by `open_subject(clock)` with the oracle.
 
     Use it as `TestModel = machine_for(open_mine).TestCase`. Each history opens a broker of its
-    own, which must be empty.
+    own, which must be empty. `flow_model.FlowMachine` is a machine with flow control.
     """
-    return type("Machine", (BrokerMachine,), {"open_subject": staticmethod(open_subject)})
+    return type("Machine", (machine,), {"open_subject": staticmethod(open_subject)})

@@ -111,6 +111,7 @@ def _enqueue_alone(step: Step, jobs: Sequence[Job], call_id: str | None) -> bool
     (job,) = jobs
     if not _is_plain(job) or not _have_room(step, jobs):
         return False
+    step.flow.turns.save()
     stamped, status = lifecycle.admit(job, seq=0, now_ms=step.now_ms)
     shape = _shape(step, stamped, status)
     sql = step.sql

@@ -260,7 +260,15 @@ def queues(reader: Reader, _: None) -> list[QueueInfo]:
 
 
 def _oldest_due_ms(sql: Connection, queue: str) -> int | None:
-    """The earliest due time among the available jobs: the first entry of each priority."""
+    """The earliest due time among the available jobs: the first entry of each priority.
+
+    Where jobs are ranked first, all of them have to be looked at.
+    """
+    if sql.rows("SELECT 1 FROM fair WHERE queue = ? LIMIT 1", (queue,)):
+        ((due_ms,),) = sql.rows(
+            "SELECT min(due_ms) FROM jobs WHERE queue = ? AND blocked = 0 AND state = 2", (queue,)
+        )
+        return due_ms
     found = [
         sql.rows(
             "SELECT due_ms FROM jobs WHERE queue = ? AND blocked = 0 AND state = 2"

@@ -25,7 +25,7 @@ CALLER: ContextVar["Link | None"] = ContextVar("ropeway_simulated_caller", defau
 REPEATABLE: Final = frozenset({"enqueue", "reserve", "settle", "extend", "maintain", "heartbeat"})
 """Verbs that may arrive late or twice: a network does that to any call, and these must bear it."""
 LATE_MAX_S: Final = 5.0
-WAITING: Final = frozenset({"reserve", "signals", "wait"})
+WAITING: Final = frozenset({"reserve", "reserve_group", "signals", "wait"})
 FAULTS: Final = ("request lost", "answer lost", "twice", "late")
 
 

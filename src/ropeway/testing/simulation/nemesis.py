@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ropeway import crash
 from ropeway.runtime import Runtime
+from ropeway.testing.simulation.flow_workload import SERVED, gather, produce_limited
 from ropeway.testing.simulation.link import CALLER, Link
 from ropeway.testing.simulation.loop import HostClock, Process
 from ropeway.testing.simulation.workload import LEASE_MS, Handlers, operate, produce
@@ -16,6 +17,10 @@ from ropeway.worker import Worker, WorkerOptions
 LEASE_S: Final = LEASE_MS / 1000
 WORKERS: Final = ("w1", "w2", "w3")
 PRODUCERS: Final = ("p1", "p2")
+GATHERER: Final = "g1"
+FLOW: Final = ("f1", GATHERER)
+"""A producer of jobs under flow control, and who runs those that gather."""
+WEIGHTS: Final = {"a": 2, "b": 1, **dict.fromkeys(SERVED, 1)}
 WRONG_CLOCK_MS: Final = 300_000
 IN_STEP: Final = tuple(
     name
@@ -53,7 +58,9 @@ class Fleet:
         number = self._starts[slot] = self._starts.get(slot, 0) + 1
         name = f"{slot}.{number}"
         main = self._worker if slot in WORKERS else self._producer
-        if slot not in (*WORKERS, *PRODUCERS):
+        if slot in FLOW:
+            main = self._flow
+        elif slot not in (*WORKERS, *PRODUCERS):
             main = self._operator
 
         async def run(link: Link, runtime: Runtime, clock: HostClock) -> None:
@@ -66,7 +73,7 @@ class Fleet:
         world = self._world
         handlers = Handlers(name, world.note, lambda: self.kill(slot, restart_s=0.5))
         options = WorkerOptions(
-            queues={"a": 2, "b": 1} if slot == "w1" else ("a", "b"),
+            queues={**WEIGHTS} if slot == "w1" else tuple(WEIGHTS),
             concurrency=4 if slot == "w3" else 10,
             prefetch=5,
             lease_ms=LEASE_MS,
@@ -91,6 +98,15 @@ class Fleet:
             pause_ms=self._pause_ms,
         )
 
+    async def _flow(self, slot: str, name: str, link: Link, runtime: Runtime) -> None:
+        note = self._world.note
+        if slot == GATHERER:
+            await gather(name, link.store, runtime=runtime, note=note)
+        random, pause_ms = self._world.random(f"{name}/jobs"), self._pause_ms
+        await produce_limited(
+            name, link.store, runtime=runtime, random=random, note=note, pause_ms=pause_ms
+        )
+
     async def _operator(self, _slot: str, name: str, link: Link, _runtime: Runtime) -> None:
         random = self._world.random(f"{name}/acts")
         await operate(link.store, random=random, known=self._world.known)
@@ -110,7 +126,7 @@ class Fleet:
             self._later(restart_s, lambda: self._revive(slot, process))
 
     def _revive(self, slot: str, dead: Process) -> None:
-        if self._processes[slot] is dead and (slot in WORKERS or not self.at_peace):
+        if self._processes[slot] is dead and (slot in (*WORKERS, GATHERER) or not self.at_peace):
             self.start(slot)
 
     def freeze(self, slot: str, seconds: float) -> None:
@@ -183,7 +199,7 @@ class Fleet:
             await blow(random)
 
     async def _kill_one(self, random: Random) -> None:
-        slot = random.choice((*WORKERS, *WORKERS, *PRODUCERS))
+        slot = random.choice((*WORKERS, *WORKERS, *PRODUCERS, *FLOW))
         self.kill(slot, restart_s=random.choice((0.05, 0.5, LEASE_S + 1)))
 
     async def _kill_all(self, random: Random) -> None:
@@ -197,7 +213,7 @@ class Fleet:
 
     async def _cut_one(self, random: Random) -> None:
         seconds = random.choice((0.3, 1.5 * LEASE_S, random.uniform(0.1, 2 * LEASE_S)))
-        self.cut(random.choice((*WORKERS, *WORKERS, *PRODUCERS)), seconds)
+        self.cut(random.choice((*WORKERS, *WORKERS, *PRODUCERS, *FLOW)), seconds)
 
     async def _storm(self, random: Random) -> None:
         weather = self._world.weather
@@ -231,9 +247,9 @@ class Fleet:
         """Nothing more goes wrong; every worker is there."""
         self._armed, self.at_peace = None, True
         self._calm()
-        for slot in (*PRODUCERS, "op"):
+        for slot in (*PRODUCERS, "f1", "op"):
             self.kill(slot, restart_s=None)
-        for slot in WORKERS:
+        for slot in (*WORKERS, GATHERER):
             process = self._processes[slot]
             self._thaw(process)
             self._heal(self._world.links[process.name])

@@ -13,10 +13,11 @@ from ropeway.broker import Filter
 from ropeway.job import UNFINISHED
 from ropeway.runtime import Runtime
 from ropeway.testing.simulation.checker import violations
+from ropeway.testing.simulation.flow_workload import RULES
 from ropeway.testing.simulation.history import History
 from ropeway.testing.simulation.link import LATE_MAX_S, Link
 from ropeway.testing.simulation.loop import HostClock, VirtualLoop
-from ropeway.testing.simulation.nemesis import PRODUCERS, WORKERS, Fleet, KilledInStep
+from ropeway.testing.simulation.nemesis import FLOW, PRODUCERS, WORKERS, Fleet, KilledInStep
 from ropeway.testing.simulation.workload import QUEUES, insist, make_job, make_poison, send
 from ropeway.testing.simulation.world import World
 
@@ -79,9 +80,10 @@ def simulate(seed: int, *, broker: str, rage_s: float = RAGE_S) -> Result:
 async def _live(seed: int, broker: str, loop: VirtualLoop, rage_s: float) -> History:
     world = World(seed, broker, loop)
     await world.observer.open()
+    await world.observer.declare(RULES)
     fleet = Fleet(world, pause_ms=300)
     with crash.listening(fleet.passed):
-        for slot in (*WORKERS, *PRODUCERS, "op"):
+        for slot in (*WORKERS, *PRODUCERS, *FLOW, "op"):
             fleet.start(slot)
         await _poison(world)
         await fleet.rage(rage_s)

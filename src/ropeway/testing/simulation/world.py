@@ -151,6 +151,8 @@ class World:
                 self._saw_enqueue(who, args[0], kwargs.get("call_id"), answer)
             case "reserve":
                 self._saw_leases(who, kwargs["worker"], answer)
+            case "reserve_group":
+                self._saw_leases(who, kwargs["worker"], answer)
             case "settle":
                 self._saw_settled(who, args[0], answer)
             case "exchange":
@@ -178,6 +180,7 @@ class World:
             return
         for job, one in zip(jobs, answer, strict=True):
             facts = {"answer": one.answer.value, "holder": one.id, "crash_max": job.crash_max}
+            facts |= {"queue": job.queue, "wall_ms": self.clock.wall_ms()}
             key = job.unique.key if job.unique is not None else None
             self.note(who, "enqueue", job.id, **facts, key=key, parents=",".join(job.parents))
             if one.answer is EnqueueAnswer.OK:
@@ -200,6 +203,7 @@ class World:
                 expires_ms=job.expires_at_ms,
                 line=job.ordering_key,
                 task=job.task,
+                limits=" ".join(f"{limit.name}:{limit.key}" for limit in job.limits),
             )
 
     def _saw_settled(self, who: str, outcomes: list[Outcome], answers: list[Settled]) -> None:

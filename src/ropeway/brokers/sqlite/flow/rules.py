@@ -111,8 +111,11 @@ def declare(sql: Connection, rules: Sequence[Rule]) -> list[Rule]:
     """Write the code's word; those of the rules that are new or changed."""
     for rule in rules:
         check(rule)
-    changed = [rule for rule in rules if _get(sql, rule)[0] != _encode(rule)]
-    for rule in changed:
+    changed: list[Rule] = []
+    for rule in rules:
+        if _get(sql, rule)[0] == _encode(rule):
+            continue
+        changed.append(rule)
         sql.run(
             "INSERT INTO rules (kind, name, declared) VALUES (?, ?, ?)"
             " ON CONFLICT DO UPDATE SET declared = excluded.declared",

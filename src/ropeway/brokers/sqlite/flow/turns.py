@@ -47,18 +47,19 @@ Place = tuple[str, int]  # queue, priority
 class AllTurns:
     """The turns that one transaction has to do with."""
 
-    __slots__ = ("_asked", "_places", "_rules", "_sql")
+    __slots__ = ("_asked", "_joined", "_places", "_rules", "_sql")
 
     def __init__(self, sql: Connection, rules: Rules) -> None:
         self._sql = sql
         self._rules = rules
+        self._joined: set[Place] = set()  # fair from here on
         self._places: dict[Place, Turns] = {}
         self._asked: dict[Place, set[str]] = {}
 
     def concern(self, job: Job) -> bool:
         """Whether the job takes turns with others."""
         place = job.queue, job.priority
-        return job.fair_key is not None or place in self._rules.fair or place in self._places
+        return job.fair_key is not None or place in self._rules.fair or place in self._joined
 
     def load(self, jobs: Sequence[Job]) -> None:
         """Read what is known of the tenants of these jobs, by one statement a place."""
@@ -81,6 +82,7 @@ class AllTurns:
             if not self.concern(job):
                 return 0.0
             self.load([job])
+        self._joined.add(place)
         return self._places[place].join(job.fair_key, job.fair_weight)
 
     def leave(self, job: Job) -> None:

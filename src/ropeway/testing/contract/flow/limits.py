@@ -98,6 +98,23 @@ class ConcurrencyContract:
         await put(broker, *jobs)
         assert ids(await take_all(broker)) == ids([jobs[0], jobs[2], jobs[4]])
 
+    @pytest.mark.parametrize("order", ["mixed first", "alone first"])
+    async def test_jobs_with_other_limits_besides_count_for_the_key_too(
+        self, broker: JobStore, order: str
+    ) -> None:
+        await slots(broker, "s", 2)
+        await rate(broker, "r", 100, 1_000, burst=100)
+        mixed = [make_job(limits=(*under("s"), *under("r"))) for _ in range(3)]
+        alone = [make_job(limits=under("s")) for _ in range(3)]
+        pairs = (
+            zip(mixed, alone, strict=True)
+            if order == "mixed first"
+            else zip(alone, mixed, strict=True)
+        )
+        jobs = [job for pair in pairs for job in pair]
+        await put(broker, *jobs)
+        assert ids(await take_all(broker)) == ids(jobs[:2])
+
     async def test_a_full_key_does_not_hold_up_other_jobs(self, broker: JobStore) -> None:
         await slots(broker, "s", 1)
         await put(broker, *(make_job(limits=under("s", "hot"), priority=9) for _ in range(500)))
