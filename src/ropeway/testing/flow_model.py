@@ -15,8 +15,9 @@ LIMITS: Final = ("slots", "rate", "breaker")
 limit_keys: st.SearchStrategy[Any] = st.builds(
     LimitKey, name=st.sampled_from(LIMITS), key=st.sampled_from(["", "k", "l"])
 )
+nothing: dict[str, Any] = {}
 flow_words: st.SearchStrategy[dict[str, Any]] = st.one_of(
-    st.just({}),
+    st.just(nothing),
     st.fixed_dictionaries(
         {
             "limits": st.lists(
