@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from ropeway.brokers.sqlite import SQLiteBroker
+from ropeway.flow.limit import End
+from ropeway.flow.rules import Breaker, Rate
 from ropeway.job import FINAL, State
 from ropeway.testing import contract
 from ropeway.testing.contract import JobStoreContract
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Fault(NamedTuple):
-    """Where a line changes (`module`, `name`), and what it becomes."""
+    """Where a line changes (`module` of the broker, or its full name), and what it becomes."""
 
     theme: str  # the class of the contract that must notice
     module: str
@@ -55,6 +57,47 @@ def free_while_retryable(key: Callable[..., Any]) -> Callable[..., Any]:
         return (None, None) if state is State.RETRYABLE else key(self, job, state, seq=seq)
 
     return released_early
+
+
+def bound_first(insert_one: Callable[..., Any]) -> Callable[..., Any]:
+    def inserted(step: Any, job: Any, *, bounded: bool = True) -> Any:
+        full: Any = importlib.import_module("ropeway.brokers.sqlite.enqueue")
+        found = full._full(step, job) if bounded else None
+        return found or insert_one(step, job, bounded=bounded)
+
+    return inserted
+
+
+def kept_by_the_dead(end: Callable[..., Any]) -> Callable[..., Any]:
+    def ended(self: Any, hold: Any, how: End, now_ms: int, n: int = 1) -> bool:
+        return how is not End.OTHER and end(self, hold, how, now_ms, n)
+
+    return ended
+
+
+def given_back_by_the_stale(stale: Callable[..., Any]) -> Callable[..., Any]:
+    def answered(step: Any, fence: Any, lease: Any) -> Any:
+        step.flow.keys.ended(lease.job, End.OTHER, step.now_ms)
+        return stale(step, fence, lease)
+
+    return answered
+
+
+def only(kind: type[Any], other: Callable[..., Any]) -> Callable[[Any], Any]:
+    """What is done for limits of this kind alone; `other` gets the real answer first."""
+
+    def change(real: Callable[..., Any]) -> Callable[..., Any]:
+        def planted(limit: Any, *given: Any) -> Any:
+            answer = None if real.__name__ == "take" else real(limit, *given)
+            return other(answer, limit, *given) if isinstance(limit, kind) else real(limit, *given)
+
+        return planted
+
+    return change
+
+
+def closed_while_open(room: int, limit: Breaker, key: Any, _now_ms: int) -> int:
+    return 0 if key.failures >= limit.failures else room
 
 
 FAULTS = {
@@ -121,11 +164,42 @@ FAULTS = {
     "followers of an ordering key run at once": Fault(
         "OrderingKeyContract", "step", "Step._choose_head", becomes(lambda *_: None)
     ),
+    "a slot stays with an expired lease": Fault(
+        "ConcurrencyContract", "ropeway.flow.gate", "Gate.end", kept_by_the_dead
+    ),
+    "a stale settle gives a slot back": Fault(
+        "ConcurrencyContract", "settle", "_stale", given_back_by_the_stale
+    ),
+    "a refused job is skipped for good": Fault(
+        "ConcurrencyContract", "flow.keys", "Keys.wake", becomes(lambda *_: 0)
+    ),
+    "a rate's token is not taken": Fault(
+        "RateContract", "ropeway.flow.limit", "take", only(Rate, lambda *_: None)
+    ),
+    "a rate lets one more through": Fault(
+        "RateContract", "ropeway.flow.limit", "room", only(Rate, lambda room, *_: room + 1)
+    ),
+    "a breaker never half-opens": Fault(
+        "BreakerContract", "ropeway.flow.limit", "room", only(Breaker, closed_while_open)
+    ),
+    "a tenant's turn does not move it on": Fault(
+        "FairContract", "ropeway.flow.fair", "place", becomes(lambda reached, last, _: last or 1.0)
+    ),
+    "a bound is looked at before duplicates are": Fault(
+        "BoundContract", "enqueue", "insert_one", bound_first
+    ),
+    "a job that has started is dropped": Fault(
+        "BoundContract", "enqueue", "_TO_DROP", text("AND token = 0", "")
+    ),
+    "a batch is handed out before it is ready": Fault(
+        "GroupContract", "flow.groups", "_NEXT", text("ready_ms <= ?2", "0 <= ?2")
+    ),
 }
 
 
 def plant(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner: Any = importlib.import_module(f"ropeway.brokers.sqlite.{fault.module}")
+    home = "" if fault.module.startswith("ropeway.") else "ropeway.brokers.sqlite."
+    owner: Any = importlib.import_module(f"{home}{fault.module}")
     *classes, name = fault.name.split(".")
     for cls in classes:
         owner = getattr(owner, cls)

@@ -21,8 +21,9 @@ def sent(at_ms: int = 1, job: str = "j", who: str = "p") -> Event:
     return event(at_ms, who, "sent", job, answer="ok", id=job)
 
 
-def enqueue(at_ms: int = 0, job: str = "j", parents: str = "") -> Event:
-    return event(at_ms, "p", "enqueue", job, answer="ok", parents=parents)
+def enqueue(at_ms: int = 0, job: str = "j", parents: str = "", queue: str = "a") -> Event:
+    facts = {"answer": "ok", "parents": parents, "queue": queue, "wall_ms": WALL + at_ms}
+    return event(at_ms, "p", "enqueue", job, **facts)
 
 
 def grant(at_ms: int, token: int, job: str = "j", **facts: Any) -> Event:
@@ -37,6 +38,7 @@ def grant(at_ms: int, token: int, job: str = "j", **facts: Any) -> Event:
         "expires_ms": None,
         "line": None,
         "task": "t",
+        "limits": "",
     }
     return event(at_ms, "w", "grant", job, **{**given, **facts})
 
@@ -137,6 +139,30 @@ FORGED: dict[str, tuple[str, list[Event]]] = {
         "W1",
         [send(), sent(who="probe"), grant(900, 1), start(900, 1), end(901, 1), record()],
     ),
+    "a key has more slots than it may": (
+        "L1",
+        [grant(5, n, job=f"j{n}", limits="rate:a slots:k") for n in range(1, 4)],
+    ),
+    "a rate is passed": (
+        "L1",
+        [grant(5 + 100 * n, n, job=f"j{n}", limits="rate:k") for n in range(1, 5)],
+    ),
+    "a bounded queue takes one too many": (
+        "B1",
+        [enqueue(n, f"j{n}", queue="dropping") for n in range(6)],
+    ),
+    "a job is dropped that has started": (
+        "B1",
+        [send(), grant(5, 1), record(state="cancelled", reason="dropped")],
+    ),
+    "a batch is too large": (
+        "G1",
+        [grant(5, 1, job=f"j{n}", task="gathers") for n in range(4)],
+    ),
+    "a batch is not waited for": (
+        "G1",
+        [enqueue(), enqueue(300, "i"), *(grant(699, 1, job=n, task="gathers") for n in "ji")],
+    ),
     "an attempt is not counted": (
         "attempts",
         [send(), grant(5, 1), settle(6, 1, "Retry", delay_ms=0), grant(9, 2, attempt=1)],
@@ -153,6 +179,12 @@ def test_a_forged_history_is_seen_through(name: str) -> None:
     rule, events = FORGED[name]
     said = [one.partition(" s: ")[2] or one for one in violations(History(events))]
     assert [one for one in said if one.startswith(f"{rule}:")], f"{name}: only {said}"
+
+
+def test_a_slot_comes_back_with_the_end_of_its_lease() -> None:
+    held = [grant(5, n, job=f"j{n}", limits="slots:k") for n in (1, 2)]
+    later = grant(2_005, 3, job="j3", limits="slots:k")
+    assert not [one for one in violations(History([*held, later])) if "L1" in one]
 
 
 def test_a_frozen_worker_may_still_run_what_another_has_begun() -> None:

@@ -12,18 +12,16 @@ from ropeway.testing.model import LEASE_MS, QUEUES, WORKERS, BrokerMachine, of_m
 
 LIMITS: Final = ("slots", "rate", "breaker")
 
-limit_keys: st.SearchStrategy[Any] = st.builds(
+limit_keys: st.SearchStrategy[LimitKey] = st.builds(
     LimitKey, name=st.sampled_from(LIMITS), key=st.sampled_from(["", "k", "l"])
 )
+nothing: dict[str, Any] = {}
+one_or_two: st.SearchStrategy[tuple[LimitKey, ...]] = st.lists(
+    limit_keys, min_size=1, max_size=2, unique_by=lambda limit: limit.name
+).map(tuple)
 flow_words: st.SearchStrategy[dict[str, Any]] = st.one_of(
-    st.just({}),
-    st.fixed_dictionaries(
-        {
-            "limits": st.lists(
-                limit_keys, min_size=1, max_size=2, unique_by=lambda limit: limit.name
-            ).map(tuple)
-        }
-    ),
+    st.just(nothing),
+    st.fixed_dictionaries({"limits": one_or_two}),
     st.fixed_dictionaries(
         {"fair_key": st.sampled_from(["x", "y", "z"]), "fair_weight": st.sampled_from([1, 1, 2, 3])}
     ),

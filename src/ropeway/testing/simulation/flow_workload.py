@@ -46,8 +46,8 @@ def make_limited(name: str, random: Random) -> Job:
     kind = random.choice(("slots", "slots", "rate", "breaker", "both", "batch"))
     key = random.choice("kl")
     if kind == "batch":
-        fields = {"queue": GATHERING, "group_key": key, "crash_max": 1_000}
-        return Job(id=f"{name}-batch", task=BATCH.name, payload=payload(9), **fields)
+        given = {"queue": GATHERING, "group_key": key, "crash_max": 1_000}
+        return Job(id=f"{name}-batch", task=BATCH.name, payload=payload(9), **given)
     names = ("slots", "rate") if kind == "both" else (kind,)
     limits = tuple(LimitKey(limit, key) for limit in names)
     task, most_ms = ("fails", 2) if kind == "breaker" else ("sleeps", 500)

@@ -47,12 +47,13 @@ Place = tuple[str, int]  # queue, priority
 class AllTurns:
     """The turns that one transaction has to do with."""
 
-    __slots__ = ("_asked", "_joined", "_places", "_rules", "_sql")
+    __slots__ = ("_asked", "_joined", "_kept", "_places", "_rules", "_sql")
 
     def __init__(self, sql: Connection, rules: Rules) -> None:
         self._sql = sql
         self._rules = rules
         self._joined: set[Place] = set()  # fair from here on
+        self._kept: frozenset[Place] = frozenset()  # those of them that are saved
         self._places: dict[Place, Turns] = {}
         self._asked: dict[Place, set[str]] = {}
 
@@ -115,9 +116,12 @@ class AllTurns:
         """Forget what was not saved: it was rolled back."""
         self._places.clear()
         self._asked.clear()
+        self._joined = set(self._kept)
 
     def save(self) -> None:
         """Write what changed."""
+        if self._joined:
+            self._kept = frozenset(self._joined)
         for place, turns in self._places.items():
             if turns.changed:
                 rows = [(key, turns.last[key]) for key in turns.changed]
