@@ -9,12 +9,15 @@ from typing import Any, Final, cast
 from ropeway.duration import to_ms
 from ropeway.errors import ConfigError
 from ropeway.flow.rules import GroupRule, check
+from ropeway.options import as_int
 from ropeway.signature import ItemParameters, Parameters
 
 ALL_TOGETHER: Final = "*"
 """The group key of a task that names none."""
 
 SIZE: Final = 100
+SIZE_MAX: Final = 10_000
+"""As many jobs as one call of a store takes."""
 WITHIN_S: Final = 2.0
 GRACE_PART: Final = 4
 """A quarter of `within` without a new item: the burst is over, and waiting on would gain little."""
@@ -44,11 +47,10 @@ def rule(name: str, options: Mapping[str, Any]) -> GroupRule:
     """When the items of the task become a batch.
 
     Raises:
-        ConfigError: a size below 1, a time below 1 ms, or a grace that is longer than `within`.
+        ConfigError: a size that is not within 1..10,000, a time below 1 ms, or a grace that is
+            longer than `within`.
     """
-    size: object = options.get("size", SIZE)
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise ConfigError(f"size={size!r}: give a whole number, 1 or more")
+    size = as_int("size", options.get("size", SIZE), least=1, most=SIZE_MAX)
     within_ms = to_ms(options.get("within", WITHIN_S), name="within", minimum_ms=1)
     grace = options.get("grace")
     grace_ms = max(1, within_ms // GRACE_PART)

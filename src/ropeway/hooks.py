@@ -80,12 +80,7 @@ class Hooks:
         Raises:
             ConfigError: no kind, or an unknown one; not a function of one event.
         """
-        chosen = list(kinds)
-        if not chosen:
-            raise ConfigError(f"give at least one event: {', '.join(KINDS)}")
-        for kind in chosen:
-            if kind not in KINDS:
-                raise ConfigError(f"unknown event {kind!r}: known are {', '.join(KINDS)}")
+        chosen = checked(kinds)
         try:
             inspect.signature(hook).bind(None)
         except (TypeError, ValueError) as error:
@@ -115,6 +110,17 @@ class Hooks:
                 _log.exception("a hook of %r failed: %r", event.kind, hook)
 
 
+def checked(kinds: Iterable[str]) -> list[str]:
+    """The kinds, if there is one at least and all of them are known; else ConfigError."""
+    chosen = list(kinds)
+    if not chosen:
+        raise ConfigError(f"give at least one event: {', '.join(KINDS)}")
+    for kind in chosen:
+        if kind not in KINDS:
+            raise ConfigError(f"unknown event {kind!r}: known are {', '.join(KINDS)}")
+    return chosen
+
+
 def of_job(kind: EventKind, job: Job, at_ms: int) -> Event:
     """An event of a job outside of any run."""
     return Event(kind=kind, at_ms=at_ms, job=job.ref, task=job.task, queue=job.queue, tags=job.tags)
@@ -139,4 +145,5 @@ class Hooked:
         Raises:
             ConfigError: an unknown event, or not a function of one argument.
         """
-        return lambda hook: self.hooks.add(kinds, hook)
+        chosen = checked(kinds)  # now: `@app.on` without its kinds would quietly lose the function
+        return lambda hook: self.hooks.add(chosen, hook)

@@ -262,3 +262,11 @@ async def test_a_duplicate_is_not_told_as_enqueued(bench: Bench) -> None:
 def test_a_hook_that_cannot_be_meant_is_refused(kinds: Any, hook: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Ropeway("memory://").on(*kinds)(hook)
+
+
+def test_a_hook_without_its_events_is_refused_where_it_is_written() -> None:
+    app = Ropeway("memory://")
+    with pytest.raises(ConfigError, match="unknown event <function"):
+
+        @app.on  # type: ignore[arg-type]
+        def hook(event: Event) -> None: ...

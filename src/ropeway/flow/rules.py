@@ -158,6 +158,6 @@ def unknown_limit(job_id: str, name: str) -> str:
 def too_few(rule: Rule, slots: int, used: int) -> str:
     """What to say of an override that would leave running jobs without a slot."""
     return (
-        f"{kind_of(rule)} {rule.name!r}: {slots} slots are fewer than the {used} in use now; give "
+        f"{kind_of(rule)} {rule.name!r}: slots={slots} is fewer than the {used} in use now; give "
         f"{used} or more, or force it: then the jobs that run go on, and none starts meanwhile"
     )
