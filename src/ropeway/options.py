@@ -183,6 +183,8 @@ def job_changes(options: Mapping[str, Any]) -> Changes:
     unique = options.get("unique")
     if not (unique is None or isinstance(unique, Unique) or (isinstance(unique, str) and unique)):
         raise ConfigError(f"unique={unique!r}: give Unique(...), a key (str), or None")
+    if isinstance(unique, str):
+        storable("unique", unique)
     codec = options.get("codec")
     return Changes(
         fields=fields,
@@ -190,7 +192,10 @@ def job_changes(options: Mapping[str, Any]) -> Changes:
         codec=None if codec is None else as_choice("codec", codec, CODECS),
         unique_given="unique" in options,
         unique=unique,
-        limit_keys=_texts("limit_keys", options.get("limit_keys", {})),
+        limit_keys={
+            storable("limit_keys", limit): storable("limit_keys", key)
+            for limit, key in _texts("limit_keys", options.get("limit_keys", {})).items()
+        },
     )
 
 
@@ -296,7 +301,22 @@ def as_name(name: str, value: object) -> str:
     """The value, if it is a text that can name something."""
     if not isinstance(value, str) or not value or value != value.strip():
         raise ConfigError(f"{name}={value!r}: give a text that is not empty, without outer spaces")
-    return value
+    return storable(name, value)
+
+
+def storable(name: str, text: str) -> str:
+    """The text, if every store can keep it as an id or a key."""
+    if "\0" in text or not _is_unicode(text):
+        raise ConfigError(f"{name}={text!r}: NUL and lone surrogates cannot be part of it")
+    return text
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def as_priority(value: object) -> int:

@@ -16,7 +16,7 @@ from ropeway.errors import ConfigError
 from ropeway.handle import Handle, Link, any_type
 from ropeway.hooks import of_job
 from ropeway.job import Job, JobRef, LimitKey, UniqueKey
-from ropeway.options import Changes, JobOptions, as_ref, job_changes
+from ropeway.options import Changes, JobOptions, as_ref, job_changes, storable
 from ropeway.runtime import SYSTEM, new_id
 from ropeway.signature import ITEM
 from ropeway.submit import submit
@@ -159,7 +159,9 @@ class _Arguments:
     def key(self, name: str) -> str:
         """One of them as a key: a text as it is, anything else as canonical JSON."""
         given = self._parameters.given(name, self._args, self._kwargs)
-        return given if isinstance(given, str) else key_text(name, self.values)
+        if isinstance(given, str) and "\0" not in given:
+            return given
+        return key_text(name, self.values)
 
 
 def _keys(
@@ -224,7 +226,9 @@ def key_text(name: str, values: Mapping[str, object]) -> str:
 
 def as_key(value: object, *, what: str) -> str:
     """A text as it is, anything else as canonical JSON."""
-    return value if isinstance(value, str) else codec.canonical(value, what=what).decode()
+    if isinstance(value, str):
+        return storable(what, value)
+    return codec.canonical(value, what=what).decode()
 
 
 def named_key(key: str, like: Unique | None) -> UniqueKey:

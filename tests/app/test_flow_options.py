@@ -198,6 +198,26 @@ def test_a_queue_option_that_cannot_be_meant_is_refused(app, options, message):
         app.queue("q", **options)
 
 
+@pytest.mark.parametrize("key", ["a\0b", "\ud800"])
+@pytest.mark.parametrize("option", ["id", "queue", "fair_key", "ordering_key", "unique"])
+def test_a_key_that_not_every_store_can_keep_is_refused(app, key, option):
+    @app.task(fair="tenant")
+    def work(tenant: str) -> None: ...
+
+    with pytest.raises(ConfigError, match=f"{option}=.*: NUL and lone surrogates"):
+        work.opts(**{option: key})
+    with pytest.raises(ConfigError, match="limit_keys=.*: NUL and lone surrogates"):
+        work.opts(limit_keys={"work.rate": key})
+
+
+def test_an_argument_that_cannot_be_a_key_is_refused(app):
+    @app.task(fair="tenant")
+    def work(tenant: str) -> None: ...
+
+    with pytest.raises(ConfigError, match="tenant='a.*b': NUL"):
+        job_of(work, "a\0b")
+
+
 @pytest.mark.anyio
 async def test_a_full_queue_raises_waits_or_drops_as_it_was_told():
     app = Ropeway("memory://")
