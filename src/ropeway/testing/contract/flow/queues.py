@@ -206,13 +206,9 @@ class BoundContract:
             FULL,
         ]
 
-<<<<<<< HEAD
-    async def test_a_repeated_call_that_was_refused_is_refused_again(self, broker: JobStore) -> None:
-=======
     async def test_a_repeated_call_gets_the_same_answers_from_a_full_queue(
         self, broker: JobStore
     ) -> None:
->>>>>>> flowproof
         await bounded(broker, 1)
         jobs = [make_job(), make_job()]
         first = await broker.enqueue(jobs, call_id="c")
