@@ -8,11 +8,7 @@ written by the current token · F2 final stays final · R3 only a job that kills
 buried for it · U1 one holder of a unique key · S3 never early · P1 nothing from a paused queue ·
 X1 cancelled before its start never starts · T1 stopped at its timeout · O1 jobs of one ordering
 key one after the other, in order · W1 idle workers start a new job at once · Q1 the counts are
-<<<<<<< HEAD
-true · L1, B1, G1 flow control (`flow_checker`) · N1 all is done soon after the last fault ·
-=======
 true · L1, B1, G1 flow control: see `flow_checker` · N1 all is done soon after the last fault ·
->>>>>>> flowproof
 attempts are counted exactly.
 
 The events: clients note `send`, `sent`, `unknown`; handlers `start`, `end`; the witness at the
