@@ -50,12 +50,11 @@ def one_burst_more(room: Any) -> Any:
     return counted
 
 
-def never_half_open(room: Any) -> Any:
-    def counted(limit: Limit, key: KeyState, now_ms: int) -> int:
-        is_open = isinstance(limit, Breaker) and key.failures >= limit.failures
-        return 0 if is_open else room(limit, key, now_ms)
+def never_half_open(opens_at_ms: Any) -> Any:
+    def asked(limit: Limit, key: KeyState) -> int | None:
+        return None if isinstance(limit, Breaker) else opens_at_ms(limit, key)
 
-    return counted
+    return asked
 
 
 def started_ones_too(may_be_dropped: Any) -> Any:
@@ -84,7 +83,7 @@ FLOW_FAULTS = {
     "a refused job is skipped for good": Fault("memory", GATE, "Gate.end", tells_nobody),
     "a rate's token is not taken": Fault("memory", LIMIT, "take", free_of_charge),
     "a rate lets one more through": Fault("memory", LIMIT, "room", one_burst_more),
-    "a breaker never half-opens": Fault("memory", LIMIT, "room", never_half_open),
+    "a breaker never half-opens": Fault("memory", LIMIT, "opens_at_ms", never_half_open),
     "a job that has started is dropped": Fault(
         "memory", f"{MEMORY}.bounds", "_may_be_dropped", started_ones_too
     ),

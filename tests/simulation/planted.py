@@ -126,7 +126,7 @@ FAULTS = {
     "a run begins although its lease is over": Fault(
         "memory",
         "ropeway.worker.fetcher",
-        "Fetcher._accept",
+        "Fetcher.accept",
         lambda accept: lambda self, leases, _began_ms: accept(self, leases, self._runner.now_ms()),
     ),
 }
