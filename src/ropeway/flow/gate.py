@@ -60,7 +60,7 @@ class Gate:
     `Ack`, where it is too late to refuse it.
 
     Jobs of the same limits often come one after the other: how many more of them have room is
-    found out once, and what they took is written to the states when others come (`settle`).
+    found out once, and what they took is written to the states when others come (`flush`).
     """
 
     __slots__ = (
@@ -128,21 +128,21 @@ class Gate:
     def start(self, hold: Hold, now_ms: int) -> KeyId | None:
         """Take all that a job of this hold needs, or nothing and say which key refuses.
 
-        `settle` must be called before the states are looked at.
+        `flush` must be called before the states are looked at.
         """
         if hold.slots:
             if self._last is not None:  # it may share the key
-                self.settle(now_ms)
+                self.flush(now_ms)
             return self._take_slot(hold)
         if hold is not self._last:
-            self.settle(now_ms)
+            self.flush(now_ms)
             self._last = hold
             rooms = map(arithmetic.room, hold.limits, self._states(hold), repeat(now_ms))
             self._room = self._spare = min(rooms, default=arithmetic.UNBOUNDED)
         if self._spare:
             self._spare -= 1
             return None
-        self.settle(now_ms)
+        self.flush(now_ms)
         for id_, limit, state in zip(hold.ids, hold.limits, self._states(hold), strict=True):
             if not arithmetic.room(limit, state, now_ms):
                 return id_
@@ -157,7 +157,7 @@ class Gate:
         self.changed.add(id_)
         return None
 
-    def settle(self, now_ms: int) -> None:
+    def flush(self, now_ms: int) -> None:
         """Write what the last jobs that started have taken."""
         taken = self._room - self._spare
         if taken:

@@ -53,7 +53,7 @@ class _Call:
             taken.append(row)
             if suspect:
                 break
-        table.flow.limits.gate.settle(now_ms)
+        table.flow.limits.gate.flush(now_ms)
         if taken:
             table.started(queue, taken, until_ms=until_ms, now_ms=now_ms)
             self.taken += taken

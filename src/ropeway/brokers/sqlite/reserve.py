@@ -228,7 +228,7 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
     _start_slowly(hand, slow)
     if plain or slow:
         step.flow.started(queue, [*plain, *slow])
-    keys.gate.settle(step.now_ms)
+    keys.gate.flush(step.now_ms)
     keys.park(parked)
     hand.may_park -= len(parked)
     bury_overdue(step, overdue)
