@@ -197,7 +197,7 @@ class Worker:
         runner = roles.runner
         if runner.busy and not self._at_once.is_set():
             _log.info(
-                "stopping: %d jobs have %g s to finish; a second signal stops at once",
+                "stopping; jobs still running: %d, with %g s to finish; a second signal stops at once",
                 runner.busy,
                 self._options.grace_ms / 1000,
             )
@@ -205,7 +205,7 @@ class Worker:
             lambda: not runner.busy or self._at_once.is_set(), within_ms=self._options.grace_ms
         )
         if runner.busy:
-            _log.info("stopping %d jobs that are still running", runner.busy)
+            _log.info("stopping the jobs that are still running: %d", runner.busy)
             runner.stop_all()
             await _until(lambda: not runner.busy, within_ms=CANCELLED_MS)
         await _until(lambda: not roles.settler.waiting, within_ms=FLUSH_MS)
