@@ -46,6 +46,8 @@ class Control:
         if was is State.RUNNING and status.state is not State.RUNNING:
             self._ended(row, now_ms)
         moved = words is not job and _turn(words) != _turn(job)
+        if moved:
+            self.bounds.added(row)  # at another place among those that may be dropped
         if was is State.AVAILABLE and (moved or status.state not in _KEPT_PLACE):
             self.turns.leave(words)
         if status.state is State.AVAILABLE and (moved or was not in _KEPT_PLACE):
