@@ -83,7 +83,11 @@ class AllTurns:
             if not self.concern(job):
                 return 0.0
             self.load([job])
-        self._joined.add(place)
+        if place not in self._joined:
+            self._joined.add(place)
+            if place not in self._rules.fair:
+                self._sql.run("INSERT OR IGNORE INTO fair VALUES (?, ?, 0)", place)
+                bump(self._sql)
         return self._places[place].join(job.fair_key, job.fair_weight)
 
     def leave(self, job: Job) -> None:
@@ -105,9 +109,6 @@ class AllTurns:
             found = self._sql.first(
                 "SELECT reached FROM fair WHERE queue = ? AND priority = ?", place
             )
-            if found is None:
-                self._sql.run("INSERT INTO fair VALUES (?, ?, 0)", place)
-                bump(self._sql)
             turns = self._places[place] = Turns(found[0] if found else 0.0)
             self._asked[place] = set()
         return turns
