@@ -197,7 +197,7 @@ class Worker:
         runner = roles.runner
         if runner.busy and not self._at_once.is_set():
             _log.info(
-                "stopping; jobs still running: %d, with %g s to finish; a second signal stops at once",
+                "stopping; jobs running: %d, with %g s to finish; a second signal stops at once",
                 runner.busy,
                 self._options.grace_ms / 1000,
             )

@@ -108,5 +108,5 @@ def _place(row: Row) -> tuple[str, str]:
 
 
 def _set_blocked(row: Row, on: str | None) -> None:
-    if row.status.blocked_on != on:
+    if row.parked is None and row.status.blocked_on != on:  # else it says what it is parked under
         row.status = lifecycle.blocked(row.status, on)

@@ -13,7 +13,7 @@ from ropeway.errors import ConfigError
 from ropeway.flow.gate import end_of
 from ropeway.flow.limit import End
 from ropeway.flow.rules import LimitRule, QueueRule, Rule, Slots, too_few
-from ropeway.job import Job, State
+from ropeway.job import FINAL, Job, State
 
 _KEPT_PLACE = (State.AVAILABLE, State.RUNNING)
 
@@ -46,8 +46,8 @@ class Control:
         if was is State.RUNNING and status.state is not State.RUNNING:
             self._ended(row, now_ms)
         moved = words is not job and _turn(words) != _turn(job)
-        if moved:
-            self.bounds.added(row)  # at another place among those that may be dropped
+        if moved or (was in FINAL and status.state not in FINAL):
+            self.bounds.added(row)  # it has a new place among those that may be dropped
         if was is State.AVAILABLE and (moved or status.state not in _KEPT_PLACE):
             self.turns.leave(words)
         if status.state is State.AVAILABLE and (moved or was not in _KEPT_PLACE):
