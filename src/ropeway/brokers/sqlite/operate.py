@@ -118,7 +118,8 @@ def purge(step: Step, bite: Purge) -> int:
         (bite.queue, CODE[bite.state], bite.seq_max, bite.limit),
     )
     followed = step.with_edges([row[1] for row in found])
-    plain = [row for row in found if not row[4] & _NOT_PLAIN and row[1] not in followed]
+    takes_turns = bite.state is State.AVAILABLE and step.flow.is_fair(bite.queue)
+    plain = [row for row in found if not (takes_turns or row[4] & _NOT_PLAIN or row[1] in followed)]
     remove_rows(step, plain)
     removed = {row[0] for row in plain}
     for row in load_seqs(step.sql, [row[0] for row in found if row[0] not in removed]):

@@ -136,7 +136,7 @@ def paused_queues(step: Step) -> set[str]:
 def promote(step: Step, queue: str, limit: int) -> int:
     """Make the due jobs of a queue available, at most `limit`; how many."""
     due = step.sql.rows(_DUE, (queue, step.now_ms, limit))
-    is_fair = step.flow.is_fair(queue)
+    is_fair = step.flow.is_fair(queue) or any(flags & Flag.FAIR for _, _, flags in due)
     plain = [(seq, state) for seq, state, flags in due if not (flags & _PROMOTED_ALONE or is_fair)]
     if plain:
         step.sql.run(_PROMOTE, (numbers(seq for seq, _ in plain),))
