@@ -21,9 +21,9 @@ class AllTurns:
         return bool(self._turns)
 
     def join(self, job: Job, status: Status) -> None:
-        """Give a job that becomes available its rank."""
+        """Give a job that becomes available its rank; those that gather take no turns."""
         place = job.queue, job.priority
-        turns = self._turns.get(place)
+        turns = self._turns.get(place) if job.group_key is None else None
         if turns is None:
             if job.fair_key is None:
                 status.rank = 0.0
@@ -37,7 +37,7 @@ class AllTurns:
     def leave(self, job: Job) -> None:
         """An available job is gone without being run."""
         turns = self._turns.get((job.queue, job.priority))
-        if turns is not None:
+        if turns is not None and job.group_key is None:
             turns.leave(job.fair_key, job.fair_weight)
 
     def served(self, queue: str, rows: Sequence[Row]) -> None:

@@ -58,7 +58,9 @@ class AllTurns:
         self._asked: dict[Place, set[str]] = {}
 
     def concern(self, job: Job) -> bool:
-        """Whether the job takes turns with others."""
+        """Whether the job takes turns with others; those that gather take none."""
+        if job.group_key is not None:
+            return False
         place = job.queue, job.priority
         return job.fair_key is not None or place in self._rules.fair or place in self._joined
 
@@ -79,7 +81,8 @@ class AllTurns:
     def join(self, job: Job) -> float:
         """The rank of a job that becomes available."""
         place = job.queue, job.priority
-        if (job.fair_key or KEYLESS) not in self._asked.get(place, ()):
+        asked = self._asked.get(place, ())
+        if job.group_key is not None or (job.fair_key or KEYLESS) not in asked:
             if not self.concern(job):
                 return 0.0
             self.load([job])
