@@ -31,6 +31,7 @@ from ropeway.broker import (
 )
 from ropeway.brokers.memory import operate, search
 from ropeway.brokers.memory.enqueue import enqueue
+from ropeway.brokers.memory.flow.control import Control
 from ropeway.brokers.memory.maintain import abandon, maintain
 from ropeway.brokers.memory.reserve import (
     next_due_ms,
@@ -38,6 +39,7 @@ from ropeway.brokers.memory.reserve import (
     reserve,
     reserve_group,
 )
+from ropeway.brokers.memory.row import Row
 from ropeway.brokers.memory.settle import append, extend, settle_all
 from ropeway.brokers.memory.state import CAPABILITIES, State
 from ropeway.capabilities import Capabilities
@@ -141,22 +143,30 @@ class MemoryBroker:
     # ------------------------------------------------------------------ rules
 
     async def declare(self, rules: Sequence[Rule]) -> None:
-        table = self._state.table
-        table.flow.declare(rules, list(table.by_seq.values()), self._state.wall.now_ms())
-        self._state.wake()
+        flow, rows, now_ms = self._ruled()
+        flow.declare(rules, rows, now_ms)
+        self._rules_changed()
 
     async def override(self, rules: Sequence[Rule], *, force: bool = False) -> None:
-        table = self._state.table
-        now_ms = self._state.wall.now_ms()
-        table.flow.override(rules, list(table.by_seq.values()), force=force, now_ms=now_ms)
-        self._state.wake()
+        flow, rows, now_ms = self._ruled()
+        flow.override(rules, rows, force=force, now_ms=now_ms)
+        self._rules_changed()
 
     async def reset(self, rules: Sequence[Rule]) -> int:
-        table = self._state.table
-        rows = list(table.by_seq.values())
-        count = table.flow.reset(rules, rows, self._state.wall.now_ms())
-        self._state.wake()
+        flow, rows, now_ms = self._ruled()
+        count = flow.reset(rules, rows, now_ms)
+        self._rules_changed()
         return count
+
+    def _ruled(self) -> tuple[Control, list[Row], int]:
+        table = self._state.table
+        return table.flow, list(table.by_seq.values()), self._state.wall.now_ms()
+
+    def _rules_changed(self) -> None:
+        table = self._state.table
+        for row in table.flow.limits.freed():
+            table.put_back(row)
+        self._state.wake()
 
     async def rules(self) -> list[RuleInfo]:
         infos = self._state.table.flow.rules.infos

@@ -34,6 +34,7 @@ class Limits:
         self._parked: defaultdict[KeyId, Agenda[ReadyKey]] = defaultdict(Agenda)
         self._wakes: list[tuple[int, KeyId]] = []
         self._queue_keys: dict[tuple[str, type[Limit]], KeyState] = {}
+        self._freed: list[Row] = []  # parked under a rule that is counted in another way now
         self._kept = 0  # states left by the last sweep
 
     # ------------------------------------------------------------------ jobs
@@ -164,11 +165,17 @@ class Limits:
             if row.parked is not None and row.parked.name == name:
                 row.parked = None
                 row.status.blocked_on = None
+                self._freed.append(row)
             elif isinstance(limit, Slots) and row.status.state is State.RUNNING:
                 for key in row.job.limits:
                     if key.name == name:
                         id_ = self.gate.id_of(row.job.queue, key)
                         arithmetic.take(limit, self.gate.state(id_), now_ms)
+
+    def freed(self) -> list[Row]:
+        """Take the rows that a changed rule has let go; they have a place in the order again."""
+        freed, self._freed = self._freed, []
+        return freed
 
     def used(self, rule: LimitRule) -> int:
         """The most slots that one key of the limit has in use."""

@@ -406,6 +406,18 @@ class RulesContract:
         await slots(broker, "s", 3)
         assert len(await take_all(broker)) == 2
 
+    async def test_a_limit_that_is_counted_in_another_way_lets_those_go_that_wait(
+        self, broker: JobStore
+    ) -> None:
+        await slots(broker, "s", 1)
+        jobs = [make_job(limits=under("s"), queue=queue) for queue in ("x", "x", "y")]
+        await put(broker, *jobs)
+        (lease, _) = await take_all(broker, "x", "y")
+        await slots(broker, "s", 2, scope="app")
+        assert await take_all(broker, "x", "y") == []
+        await settle(broker, Ack(lease=lease))
+        assert ids(await take_all(broker, "x", "y")) == [jobs[1].id]
+
     async def test_an_override_counts_until_it_is_reset(self, broker: JobStore) -> None:
         await slots(broker, "s", 1)
         more = LimitRule(name="s", limit=Slots(4))
