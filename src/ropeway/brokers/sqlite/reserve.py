@@ -190,7 +190,7 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
     slow: dict[int, int] = {}  # seq → place among the leases
     overdue: list[int] = []
     parked: list[tuple[int, KeyId]] = []
-    stopped = False
+    stopped = frees_a_line = False
     rows = _Next.decode(columns)
     keys = step.flow.keys
     limited = [job for job, row in zip(jobs, rows, strict=True) if row[2] & Flag.LIMITED]
@@ -199,7 +199,10 @@ def _take_next(hand: _Hand, queue: str, wanted: int) -> tuple[int, bool]:
         hold = next(holds) if flags & Flag.LIMITED else None
         if overdue_ms and overdue_ms <= step.now_ms:
             overdue.append(seq)
+            frees_a_line = frees_a_line or bool(flags & Flag.ORDERED)
             continue
+        if frees_a_line:  # another job of its line may come before this one
+            break
         suspect = bool(flags & Flag.SUSPECT)
         if suspect and hand.leases:
             hand.passed_over = hand.passed_over or queue
