@@ -21,6 +21,8 @@ def test_a_planted_fault_fails_a_test(name: str) -> None:
     assert name in FAULTS
     env = {**os.environ, VARIABLE: name, "PYTHONPATH": str(HERE)}
     suite = HERE.parent / SUITES[name]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "planted", str(suite)]
+    # A test that waits for what the fault prevents has found it too: it ends with the same code.
+    hung = ("-o", "faulthandler_timeout=30")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "planted", *hung, str(suite)]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout
