@@ -71,6 +71,8 @@ def _refuse(state: State, jobs: Sequence[Job]) -> None:
 def _full(state: State, job: Job, now_ms: int) -> Enqueued | None:
     """The answer where the queue has no room for a new job."""
     table = state.table
+    if table.flow.rules.queue(job.queue).max_length is None:
+        return None
     counts = table.counts[job.queue]
     length = sum(counts[state] for state in BOUNDED)
 

@@ -24,6 +24,7 @@ class _Call:
         self.now_ms = state.wall.now_ms()
         self.lease_until_ms = state.clock.mono_ms() + lease_ms
         self.taken: list[Row] = []
+        self.gate = state.table.flow.limits.gate
         self.may_park = 4 * limit + 64  # so many refused jobs are set aside in one call
         self.passed_over: str | None = None  # the first queue whose suspect had to wait
 
@@ -53,7 +54,7 @@ class _Call:
             taken.append(row)
             if suspect:
                 break
-        table.flow.limits.gate.flush(now_ms)
+        self.gate.flush(now_ms)
         if taken:
             table.started(queue, taken, until_ms=until_ms, now_ms=now_ms)
             self.taken += taken
@@ -69,10 +70,10 @@ class _Call:
 
     def is_held_back(self, row: Row) -> bool:
         """Whether one of its limits refuses the row; then it is parked here. Else all are taken."""
-        limits = self.state.table.flow.limits
-        full = limits.start(row, self.now_ms)
+        gate, job = self.gate, row.job
+        full = gate.start(gate.hold(job.queue, job.limits), self.now_ms)
         if full is not None:
-            limits.park(row, full, self.now_ms)
+            self.state.table.flow.limits.park(row, full, self.now_ms)
             self.may_park -= 1
         return full is not None
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from itertools import groupby
+from operator import attrgetter
 
 from ropeway.broker import KeyInfo
 from ropeway.brokers.memory.agenda import Agenda
@@ -18,6 +19,7 @@ from ropeway.flow.rules import Limit, LimitRule, Slots
 from ropeway.job import Job, State
 
 HOLDERS_SHOWN = 100
+_limits_of = attrgetter("limits")
 _STATES_MIN = 1_000  # so many states of keys are kept before idle ones are looked for
 
 
@@ -39,10 +41,6 @@ class Limits:
 
     # ------------------------------------------------------------------ jobs
 
-    def start(self, row: Row, now_ms: int) -> KeyId | None:
-        """Take the limits of a row that is to start; else the one that refuses."""
-        return self.gate.start(self.gate.hold(row.job.queue, row.job.limits), now_ms)
-
     def park(self, row: Row, id_: KeyId, now_ms: int) -> None:
         """Keep an available row aside until the key has room."""
         row.parked = id_
@@ -63,11 +61,11 @@ class Limits:
         self._ended(self.gate.hold(job.queue, job.limits), end, now_ms, 1)
 
     def completed(self, jobs: Sequence[Job], now_ms: int) -> None:
-        """Jobs that have limits are completed; equal limits in a row are given back at once."""
-        holds = [self.gate.hold(job.queue, job.limits) for job in jobs]
-        for _, same in groupby(holds, key=id):
+        """Jobs of one queue that have limits are completed; those of the same limits at once."""
+        for _, same in groupby(jobs, key=_limits_of):
             equal = list(same)
-            self._ended(equal[0], End.SUCCESS, now_ms, len(equal))
+            hold = self.gate.hold(equal[0].queue, equal[0].limits)
+            self._ended(hold, End.SUCCESS, now_ms, len(equal))
 
     def _ended(self, hold: Hold, end: End, now_ms: int, n: int) -> None:
         if self.gate.end(hold, end, now_ms, n):
