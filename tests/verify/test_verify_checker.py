@@ -42,6 +42,7 @@ def good() -> Forgery:
         .done(13.2, 13.3, "second", "ordered", key="k", at_s=12.95)
         .done(14.0, 14.1, "one", "unique", key="u", at_s=13.9)
         .done(14.3, 14.4, "two", "unique", key="u", at_s=14.2)
+        .done(14.5, 14.6, "slot", "limited", key="l", at_s=14.4)
         .ask("gone", "cancelled", 15.0)
         .add("cancel", 15.1, job="gone", detail="done")
         .final("gone", State.CANCELLED)
@@ -293,6 +294,16 @@ FORGED: dict[str, tuple[Callable[[], Forgery], str, int]] = {
             .done(24, 26, "y", "ordered", key="o", at_s=19.5)
         ),
         "order",
+        1,
+    ),
+    "more jobs of a key run than it has slots": (
+        lambda: (
+            good()
+            .done(20, 25, "x", "limited", key="l", at_s=19)
+            .done(21, 26, "y", "limited", key="l", at_s=19.1)
+            .done(22, 23, "z", "limited", key="l", at_s=19.2)
+        ),
+        "slots",
         1,
     ),
     "an idle worker does not wake up": (

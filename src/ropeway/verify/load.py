@@ -20,6 +20,8 @@ QUEUES: Final = (
     *(QUIET_QUEUE, CHILD_QUEUE),
 )
 
+LIMIT_SLOTS: Final = 2
+"""How many of the limited jobs of a key may run at a time."""
 KILLS: Final = ("kill_one", "kill_all", "kill_producer", "kill_quiet", "kill_child")
 """The faults that are a SIGKILL; the others are `freeze`, `terminate` and those of `NETWORK`."""
 HITS_MIN: Final = 20

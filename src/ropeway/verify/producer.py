@@ -21,6 +21,8 @@ PACE_S: Final = 0.035
 UNIQUE_EVERY_S: Final = 0.25
 """All producers use the same unique key for so long, so that they compete for it."""
 ORDERED_KEYS: Final = 3
+LIMITED_KEYS: Final = 3
+"""All producers use the same keys of a concurrency limit, so that they fill them."""
 CANCEL_DELAY_S: Final = 0.8
 
 TASKS: Final = {
@@ -31,12 +33,14 @@ TASKS: Final = {
     "delayed": "on_the_loop",
     "unique": "on_the_loop",
     "ordered": "on_the_loop",
+    "limited": "limited",
+    "fair": "on_the_loop",
     "cancelled": "on_the_loop",
     "paused": "on_the_loop",
 }
 _MIX: Final = (
-    *("plain", "ordered", "thread", "unique", "retried", "delayed", "plain", "ordered"),
-    *("cancelled", "thread", "unique", "plain", "paused", "ordered", "delayed"),
+    *("plain", "ordered", "thread", "limited", "unique", "retried", "delayed", "fair", "ordered"),
+    *("cancelled", "thread", "limited", "unique", "plain", "paused", "ordered", "delayed", "fair"),
 )
 MIX: Final = (*_MIX, "process", *_MIX, *_MIX, *_MIX)  # a new process is dear after each kill
 
@@ -62,6 +66,10 @@ def wishes(name: str) -> Iterator[Event]:
                 key = f"unique-{int(time.monotonic() / UNIQUE_EVERY_S)}"
             case "ordered":
                 key = f"{own}-{number % ORDERED_KEYS}"
+            case "limited":
+                key = f"limited-{number % LIMITED_KEYS}"
+            case "fair":
+                key = name
             case "delayed":
                 delay_s = 0.2 + number % 10 / 10
             case "cancelled":
@@ -103,6 +111,10 @@ async def send(asked: Event) -> None:
         options["unique"] = asked.key
     if asked.kind == "ordered":
         options["ordering_key"] = asked.key
+    if asked.kind == "limited":
+        options["limit_keys"] = {"limited.concurrency": asked.key}
+    if asked.kind == "fair":
+        options["fair_key"] = asked.key
     ledger.note("ask", **said, key=asked.key, delay_s=asked.delay_s, work_ms=asked.work_ms)
     arguments = {"work_ms": asked.work_ms}
     handle = await app.send(TASKS[asked.kind], arguments, **options)

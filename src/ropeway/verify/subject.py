@@ -16,9 +16,10 @@ from typing import Final
 
 from ropeway.app import Ropeway
 from ropeway.context import Context
+from ropeway.flow.options import Concurrency
 from ropeway.retry import Backoff
 from ropeway.verify.ledger import Ledger
-from ropeway.verify.load import RETENTION_S
+from ropeway.verify.load import LIMIT_SLOTS, RETENTION_S
 
 LEDGER_VARIABLE: Final = "ROPEWAY_VERIFY_LEDGER"
 LEASE_VARIABLE: Final = "ROPEWAY_VERIFY_LEASE_S"
@@ -105,6 +106,14 @@ async def fails_once(ctx: Context[None], work_ms: int) -> int:
         await asyncio.sleep(work_ms / 1000)
         if ctx.attempt == 1:
             raise ConnectionError("the first attempt always fails")
+    return work_ms
+
+
+@app.task(concurrency=Concurrency(LIMIT_SLOTS))
+async def limited(ctx: Context[None], work_ms: int) -> int:
+    """Hold a slot of its key; no more than so many of them run anywhere."""
+    with noted(ctx):
+        await asyncio.sleep(work_ms / 1000)
     return work_ms
 
 

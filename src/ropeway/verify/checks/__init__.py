@@ -35,6 +35,7 @@ CHECKS: Sequence[Callable[[History], Check]] = (
     rules.cancelled_while_running,
     rules.timeouts,
     rules.in_order,
+    rules.slots,
     rules.woken,
 )
 

@@ -7,8 +7,9 @@ from typing import Final
 
 from ropeway.verify.checks.finding import Check, Finding, check, shown
 from ropeway.verify.checks.percentile import percentile
-from ropeway.verify.history import Asked, History, Interval
+from ropeway.verify.history import Asked, History, Interval, Run
 from ropeway.verify.ledger import Event
+from ropeway.verify.load import LIMIT_SLOTS
 
 Found = tuple[int, Iterable[Finding]]
 
@@ -139,6 +140,33 @@ def in_order(history: History) -> Found:
                 lines = (*shown(history, job), begins.began)
                 found.append(Finding(following, f"overtook {job}", lines))
     return sum(map(len, by_key.values())), found
+
+
+@check("L1", "slots")
+def slots(history: History) -> Found:
+    """Of one key of a limit, no more jobs run at any moment than it has slots."""
+    runs: dict[str, list[Run]] = defaultdict(list)
+    for asked in history.jobs("limited"):
+        runs[asked.first.key] += history.runs.get(asked.first.job, [])
+    found: list[Finding] = []
+    for key, held in runs.items():
+        open_: list[Run] = []
+        for run in sorted(held, key=lambda run: run.start_s):
+            open_ = [other for other in open_ if _holds_until_s(history, other) > run.start_s]
+            open_.append(run)
+            if len(open_) > LIMIT_SLOTS:
+                lines = tuple(other.began for other in open_)
+                what = f"{len(open_)} of {key} ran at once, {LIMIT_SLOTS} may"
+                found.append(Finding(run.began.job, what, lines))
+    return sum(map(len, runs.values())), found
+
+
+def _holds_until_s(history: History, run: Run) -> float:
+    """When a run's slot may be another's: at its end, or from when its worker was struck."""
+    struck = [pause.start_s for pause in history.pauses.get(run.began.pid, ())]
+    struck += [pause.start_s for pause in history.away]
+    later = [at_s for at_s in struck if at_s >= run.start_s - history.lease_s]
+    return min(run.end_s, run.died_s, run.replaced_s, *later)
 
 
 def woken(history: History) -> Check:
