@@ -77,21 +77,27 @@ def rates_are_kept(history: History) -> Found:
 def bounds_are_kept(history: History) -> Found:
     """B1: of those that nobody has touched since, never more than the length wait.
 
-    Jobs that have started and came back may be more: what was admitted always comes back.
+    Jobs that have started and came back may be more: what was admitted always comes back. So does
+    what an operator has reopened, and the place of one that never started may be given on to a new
+    job when that one is dropped.
     """
     dropped = {e.job for e in history if e.kind == "record" and e.facts["reason"] == "dropped"}
     waiting: defaultdict[str, set[str]] = defaultdict(set)
     started: set[str] = set()
+    places = dict(LENGTHS)
+    queues: dict[str, str] = {}
     for event in history:
         if event.kind == "enqueue" and event.facts["queue"] in LENGTHS:
-            queue = event.facts["queue"]
+            queue = queues[event.job] = event.facts["queue"]
             if event.facts["answer"] == "ok" and event.job not in dropped:
                 waiting[queue].add(event.job)
-                if len(waiting[queue]) > LENGTHS[queue]:
+                if len(waiting[queue]) > places[queue]:
                     yield _said(event, f"B1: {event.job} is one too many in {queue!r}")
         elif event.kind in ("grant", "act"):
             for jobs in waiting.values():
                 jobs.discard(event.job)
+            if event.kind == "act" and event.job not in started and event.job in queues:
+                places[queues[event.job]] += 1
         if event.kind == "grant":
             started.add(event.job)
     for job in sorted(started & dropped):
