@@ -8,8 +8,15 @@ most one job per active tenant of equal weight.
 
 from typing import Final
 
+from ropeway.job import Job
+
 KEYLESS: Final = ""
 """The key of jobs without one in a queue that has been fair: together, one more tenant."""
+
+
+def turn_of(job: Job) -> tuple[str, int, str | None, int]:
+    """All that its place in the sequence of turns follows from."""
+    return job.queue, job.priority, job.fair_key, job.fair_weight
 
 
 def place(reached: float, last: float, weight: int) -> float:

@@ -3,11 +3,13 @@
 Rules are plain records that the code declares and an operator may override; the store keeps both.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
 
 from ropeway.errors import ConfigError
+from ropeway.job import Job
 
 RATE_MAX_PER_MS = 1_000
 """More starts than this cannot be told apart by a clock that counts milliseconds."""
@@ -147,12 +149,16 @@ def _at_least(what: str, least: int, **numbers: int) -> None:
             raise ConfigError(f"{what}: {name}={number} is too small; give {least} or more")
 
 
-def unknown_limit(job_id: str, name: str) -> str:
-    """What to say of a job whose limit nobody has declared."""
-    return (
-        f"job {job_id}: its limit {name!r} is not declared in this store, so it could not be "
-        "enforced; open the app that declares it, or start one of its workers, first"
-    )
+def refuse_unknown(jobs: Iterable[Job], declared: Mapping[str, LimitRule]) -> None:
+    """Raise ConfigError for a job of a limit that nobody has declared."""
+    for job in jobs:
+        for limit in job.limits:
+            if limit.name not in declared:
+                raise ConfigError(
+                    f"job {job.id}: its limit {limit.name!r} is not declared in this store, so it "
+                    "could not be enforced; open the app that declares it, or start one of its "
+                    "workers, first"
+                )
 
 
 def too_few(rule: Rule, slots: int, used: int) -> str:

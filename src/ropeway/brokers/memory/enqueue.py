@@ -8,6 +8,7 @@ from ropeway.broker import CALLS_KEPT_MS, EnqueueAnswer, Enqueued
 from ropeway.brokers.memory import operate
 from ropeway.brokers.memory.state import CAPABILITIES, State
 from ropeway.errors import IdConflict
+from ropeway.flow.rules import refuse_unknown
 from ropeway.job import Job, JobRef
 from ropeway.job import State as JobState
 
@@ -54,7 +55,7 @@ def enqueue_then(state: State, jobs: Sequence[Job], now_ms: int) -> None:
 def _refuse(state: State, jobs: Sequence[Job]) -> None:
     """Raise before anything is written."""
     CAPABILITIES.refuse_all(jobs)
-    state.table.flow.rules.refuse_unknown(jobs)
+    refuse_unknown(jobs, state.table.flow.rules.limits)
     met: dict[tuple[str, str], Job] = {}
     for job in jobs:
         row = state.table.at(job.id, job.queue)

@@ -22,6 +22,7 @@ from ropeway.brokers.sqlite.rows import (
 )
 from ropeway.brokers.sqlite.step import Step
 from ropeway.errors import IdConflict
+from ropeway.flow.rules import refuse_unknown
 from ropeway.job import WAITING, Job, JobRef, State, Status
 
 _ANSWERS = msgspec.msgpack.Decoder(list[Enqueued])
@@ -95,7 +96,7 @@ def enqueue_many(step: Step, calls: Sequence[Call]) -> list[list[Enqueued]]:
     Raises:
         IdConflict, ConfigError: of any of the calls; the transaction must then be rolled back.
     """
-    step.flow.refuse_unknown(job for call in calls for job in call.jobs)
+    refuse_unknown((job for call in calls for job in call.jobs), step.flow.rules.limits)
     if len(calls) == 1 and len(calls[0].jobs) == 1:
         answers = [_stored(calls[0])] if _enqueue_alone(step, *calls[0]) else None
     else:

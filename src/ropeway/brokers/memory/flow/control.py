@@ -10,6 +10,7 @@ from ropeway.brokers.memory.flow.rules import Rules
 from ropeway.brokers.memory.flow.turns import AllTurns
 from ropeway.brokers.memory.row import Row
 from ropeway.errors import ConfigError
+from ropeway.flow.fair import turn_of
 from ropeway.flow.gate import end_of
 from ropeway.flow.limit import End
 from ropeway.flow.rules import LimitRule, QueueRule, Rule, Slots, too_few
@@ -45,7 +46,7 @@ class Control:
             self.limits.unpark(row)
         if was is State.RUNNING and status.state is not State.RUNNING:
             self._ended(row, now_ms)
-        moved = words is not job and _turn(words) != _turn(job)
+        moved = words is not job and turn_of(words) != turn_of(job)
         if moved or (was in FINAL and status.state not in FINAL):
             self.bounds.added(row)  # it has a new place among those that may be dropped
         if was is State.AVAILABLE and (moved or status.state not in _KEPT_PLACE):
@@ -167,7 +168,3 @@ class Control:
             found = self.limits.queue_infos(name.removeprefix("queue:"), running, now_ms)
             return [info for info in found if key in (None, info.key)]
         return self.limits.infos(name, key, running, now_ms)
-
-
-def _turn(job: Job) -> tuple[str, int, str | None, int]:
-    return job.queue, job.priority, job.fair_key, job.fair_weight

@@ -1,6 +1,6 @@
 """The rules that the memory broker enforces."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ropeway.errors import ConfigError
 from ropeway.flow.rules import (
@@ -11,9 +11,7 @@ from ropeway.flow.rules import (
     RuleInfo,
     check,
     kind_of,
-    unknown_limit,
 )
-from ropeway.job import Job
 
 Name = tuple[str, str]  # kind and name
 _NO_QUEUE_RULE = QueueRule(name="-")
@@ -65,13 +63,6 @@ class Rules:
         for rule in overridden:
             self._set(_name(rule), RuleInfo(declared=self._declared(rule), override=None))
         return len(overridden)
-
-    def refuse_unknown(self, jobs: Iterable[Job]) -> None:
-        """Raise ConfigError for a job of a limit that nobody has declared."""
-        for job in jobs:
-            for limit in job.limits:
-                if limit.name not in self.limits:
-                    raise ConfigError(unknown_limit(job.id, limit.name))
 
     def _declared(self, rule: Rule) -> Rule | None:
         info = self.infos.get(_name(rule))

@@ -10,11 +10,10 @@ from ropeway.brokers.sqlite.flow.groups import Groups, group_of
 from ropeway.brokers.sqlite.flow.keys import Keys, forget_idle
 from ropeway.brokers.sqlite.flow.rules import FlowCache, KnownKeys, Rules
 from ropeway.brokers.sqlite.flow.turns import AllTurns, forget_passed
-from ropeway.errors import ConfigError
+from ropeway.flow.fair import turn_of
 from ropeway.flow.gate import end_of
 from ropeway.flow.limit import End
 from ropeway.flow.pace import Pace
-from ropeway.flow.rules import QueueRule, unknown_limit
 from ropeway.job import Job, State, Status
 
 SCHEMA: Final = """
@@ -23,9 +22,7 @@ CREATE TABLE paces (
 ) STRICT, WITHOUT ROWID;
 """
 SWEEP_EVERY_MS: Final = 60_000
-BOUNDED: Final = "(0, 1, 2)"  # the codes of pending, scheduled, available
 _KEPT_PLACE: Final = (State.AVAILABLE, State.RUNNING)
-_LENGTH = f"SELECT coalesce(sum(n), 0) FROM counters WHERE queue = ? AND state IN {BOUNDED}"
 
 
 class Control:
@@ -97,7 +94,7 @@ class Control:
             status.blocked_on = None
         if old.state is State.RUNNING and status.state is not State.RUNNING:
             self._ended(job, status)
-        moved = words is not job and _turn(words) != _turn(job)
+        moved = words is not job and turn_of(words) != turn_of(job)
         if old.state is State.AVAILABLE and (moved or status.state not in _KEPT_PLACE):
             self.turns.leave(words)
         if status.state is State.AVAILABLE and (moved or old.state not in _KEPT_PLACE):
@@ -150,23 +147,6 @@ class Control:
 
     # ------------------------------------------------------------------ enqueue
 
-    def refuse_unknown(self, jobs: Iterable[Job]) -> None:
-        """Raise ConfigError for a job of a limit that nobody has declared."""
-        for job in jobs:
-            for limit in job.limits:
-                if limit.name not in self.rules.limits:
-                    raise ConfigError(unknown_limit(job.id, limit.name))
-
-    def bound(self, queue: str) -> QueueRule | None:
-        """The rule of a bounded queue."""
-        rule = self.rules.queue(queue)
-        return None if rule.max_length is None else rule
-
-    def length(self, queue: str) -> int:
-        """How many jobs count against the queue's bound, as of the last written counters."""
-        ((length,),) = self._sql.rows(_LENGTH, (queue,))
-        return length
-
     def full(self, job: Job, length: int, drop: Callable[[], bool]) -> Enqueued | None:
         """The answer to a job for which its queue has no room; None when there is.
 
@@ -188,7 +168,3 @@ class Control:
     def _pace(self, queue: str) -> Pace:
         found = self._sql.first("SELECT n, since_ms, at_ms FROM paces WHERE queue = ?", (queue,))
         return Pace(*found) if found else Pace()
-
-
-def _turn(job: Job) -> tuple[str, int, str | None, int]:
-    return job.queue, job.priority, job.fair_key, job.fair_weight

@@ -101,7 +101,7 @@ class Keys:
         states = self.gate.states
         for text, used, tat_ms, failures, open_until_ms, parked in _Loaded.decode(found):
             id_ = by_text[text]
-            state = states.setdefault(id_, KeyState())  # a hold may know it already
+            state = states.setdefault(id_, KeyState())
             state.used = used
             if tat_ms or failures or open_until_ms or parked:
                 state.tat_ms, state.failures = tat_ms, failures
@@ -116,11 +116,9 @@ class Keys:
         self.load(ids)
         return ids
 
-    def touch(self, stored: Iterable[str]) -> None:
-        """Look at these keys again when the step is written: their rule has changed."""
-        ids = [id_of(text) for text in stored]
-        self.load(ids)
-        self.gate.changed.update(id_ for id_ in ids if id_ in self.gate.states)
+    def touch(self, name: str) -> None:
+        """Look at a limit's keys again when the step is written: its rule has changed."""
+        self.gate.changed.update(id_ for id_ in self.read_all(name) if id_ in self.gate.states)
 
     def holds(self, jobs: Iterable[Job]) -> list[Hold]:
         """What the jobs count under, one by one; the states are read."""

@@ -103,8 +103,7 @@ def _follow(step: Step, before: Rules, changed: Iterable[Rule]) -> None:
             old, new = before.limits.get(rule.name), flow.rules.limits[rule.name]
             if old is None or (type(old.limit), old.scope) != (type(new.limit), new.scope):
                 _recount(step, flow, new)
-            ids = [table_id for (table_id,) in step.sql.rows(_IDS, (rule.name,))]
-            flow.keys.touch(ids)
+            flow.keys.touch(rule.name)
 
 
 def _recount(step: Step, flow: Control, rule: LimitRule) -> None:
