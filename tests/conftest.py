@@ -1,9 +1,11 @@
-"""Settings shared by all tests: the event loop, and how hard Hypothesis searches."""
+"""Shared by all tests: the event loop, how hard Hypothesis searches, servers."""
 
 import os
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+import shared_servers
 
 # No deadlines: a shared machine may stall any example, and that says nothing about Ropeway.
 settings.register_profile("dev", deadline=None)
@@ -26,3 +28,22 @@ settings.load_profile(
 def anyio_backend() -> str:
     """Ropeway runs on asyncio alone, so no async test runs twice."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    return shared_servers.redis_url()
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel_url() -> str:
+    return shared_servers.redis_sentinel_url()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_url() -> str:
+    return shared_servers.redis_cluster_url()
+
+
+def pytest_unconfigure() -> None:
+    shared_servers.release()

@@ -26,6 +26,13 @@ class Entry:
 ENTRIES: Mapping[str, Entry] = {
     "memory": Entry("ropeway.brokers.memory", "MemoryBroker"),
     "sqlite": Entry("ropeway.brokers.sqlite", "SQLiteBroker"),
+    "redis": Entry("ropeway.brokers.redis", "RedisBroker", "redis"),
+    "rediss": Entry("ropeway.brokers.redis", "RedisBroker", "redis"),
+    "redis+unix": Entry("ropeway.brokers.redis", "RedisBroker", "redis"),
+    "redis+sentinel": Entry("ropeway.brokers.redis", "RedisBroker", "redis"),
+    "rediss+sentinel": Entry("ropeway.brokers.redis", "RedisBroker", "redis"),
+    "redis+cluster": Entry("ropeway.brokers.redis", "RedisBroker", "redis"),
+    "rediss+cluster": Entry("ropeway.brokers.redis", "RedisBroker", "redis"),
 }
 
 

@@ -48,6 +48,7 @@ from ropeway.errors import BrokerError
 from ropeway.flow.rules import Rule, RuleInfo
 from ropeway.job import FINAL, Job, JobRecord, JobRef, Lease
 from ropeway.job import State as JobState
+from ropeway.matching import matches
 from ropeway.outcome import Ack, Outcome, Settled
 
 
@@ -188,7 +189,7 @@ class MemoryBroker:
 
     async def count(self, where: Filter) -> int:
         rows = self._state.table.newest_first(before_seq=None)
-        return sum(1 for row in rows if search.matches(row, where))
+        return sum(1 for row in rows if matches(row, where))
 
     async def peek(self, queue: str, *, limit: int = 10, offset: int = 0) -> list[JobRecord]:
         rows = self._state.table.in_order(queue)

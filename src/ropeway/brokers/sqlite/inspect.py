@@ -21,6 +21,7 @@ from ropeway.brokers.sqlite.rows import (
 )
 from ropeway.errors import ConfigError
 from ropeway.job import PRIORITY_MAX, JobRecord, JobRef, State
+from ropeway.matching import failure_text
 
 _SIGNAL = msgspec.msgpack.Decoder(Signal)
 _WORKER = msgspec.msgpack.Decoder(WorkerInfo)
@@ -167,17 +168,10 @@ def _leftover(where: Filter) -> Callable[[Stored], bool]:
         return (
             (tag is None or tag in row.job.tags)
             and (key is None or (unique is not None and unique.key == key))
-            and (error is None or error in _failure_text(row))
+            and (error is None or error in failure_text(row.status))
         )
 
     return matches
-
-
-def _failure_text(row: Stored) -> str:
-    status = row.status
-    last = status.errors[-1] if status.errors else None
-    words = (last.type, last.message) if last is not None else ()
-    return "\n".join((*words, status.reason or ""))
 
 
 def count(reader: Reader, where: Filter) -> int:

@@ -1,0 +1,465 @@
+-- Changing a row: `open` takes it out of its place, the caller changes its status (and words, and
+-- queue), `put` gives it the place that follows. All indexes are true between scripts.
+
+local RETENTION = {completed = @COMPLETED_MS, cancelled = @CANCELLED_MS, dead = @DEAD_MS}
+
+-- ------------------------------------------------------------------ unique keys
+
+local function window_end(u, created)
+  if (u.pp or 0) > 0 then return (floor(created / u.pp) + 1) * u.pp end
+  return created + (u.w or 0)
+end
+
+local function holds_key(row, state, at_ms)
+  local u = row.traits.u
+  if not u then return false end
+  for _, other in ipairs(u.d) do
+    if other == state then return true end
+  end
+  if u.r and (state == 'dead' or state == 'cancelled') then return false end
+  return at_ms < window_end(u, row.created)
+end
+
+local function holder_of(q, key)
+  local id = call('HGET', q.key .. 'u', key)
+  local row = id and load(q, id)
+  if row and row.traits.u and row.traits.u.k == key and holds_key(row, row.st.state, now_ms) then return row end
+  if id then call('HDEL', q.key .. 'u', key) end
+  return nil
+end
+
+local function leave_key(row, q, traits)
+  if traits.u and call('HGET', q.key .. 'u', traits.u.k) == row.id then call('HDEL', q.key .. 'u', traits.u.k) end
+end
+
+local function update_key(row)
+  if not holds_key(row, row.st.state, now_ms) then
+    leave_key(row, row.q, row.traits)
+  elseif not holder_of(row.q, row.traits.u.k) then
+    call('HSET', row.q.key .. 'u', row.traits.u.k, row.id)
+  end
+end
+
+-- ------------------------------------------------------------------ ready jobs
+
+local function push_ready(row)
+  local q, st, priority = row.q, row.st, priority_of(row)
+  if st.blocked_on then return end
+  call('ZADD', q.key .. 'e' .. priority, st.rank or 0, place_in(row))
+  if priority > q.top then
+    q.top = priority
+    call('HSET', q.key .. 'h', 'top', priority)
+  end
+  ring(q)
+end
+
+local function leave_ready(row)
+  if row.fresh then
+    row.st.old, row.fresh = 1, nil -- its id stays in the list until somebody meets it there
+  elseif not row.st.blocked_on then
+    call('ZREM', row.q.key .. 'e' .. priority_of(row), place_in(row))
+  end
+end
+
+-- ------------------------------------------------------------------ ordering keys
+
+local function set_blocked(row, on)
+  local st = row.st
+  if st.pk or st.blocked_on == on then return end
+  local is_placed = st.state == 'available' and not row.open
+  if is_placed and not st.blocked_on then leave_ready(row) end
+  st.blocked_on = on
+  if row.open then return end
+  save(row)
+  if is_placed and not on then push_ready(row) end
+end
+
+-- Only the head of a line may run: its unfinished job with the lowest seq, or the one that runs.
+local function choose_head(q, key)
+  local line = q.key .. 'o' .. key
+  local old_id = call('HGET', q.key .. 'oh', key)
+  local old = old_id and load(q, old_id)
+  if old and old.st.state == 'running' then return end
+  local first = call('ZRANGE', line, 0, 0)[1]
+  if not first then
+    call('HDEL', q.key .. 'oh', key)
+    return
+  end
+  if first == old_id then
+    set_blocked(old, nil)
+    return
+  end
+  call('HSET', q.key .. 'oh', key, first)
+  if old and old.traits.o == key and not FINAL[old.st.state] then set_blocked(old, 'ordering:' .. key) end
+  set_blocked(load(q, first), nil)
+end
+
+local function update_line(row)
+  local q, key = row.q, row.traits.o
+  if FINAL[row.st.state] then
+    call('ZREM', q.key .. 'o' .. key, row.id)
+    set_blocked(row, nil)
+  else
+    call('ZADD', q.key .. 'o' .. key, row.seq, row.id)
+    local head = call('HGET', q.key .. 'oh', key)
+    if head and head ~= row.id then set_blocked(row, 'ordering:' .. key) end
+  end
+  choose_head(q, key)
+end
+
+local function leave_line(row, q, key)
+  call('ZREM', q.key .. 'o' .. key, row.id)
+  if call('HGET', q.key .. 'oh', key) == row.id then call('HDEL', q.key .. 'oh', key) end
+  choose_head(q, key)
+  set_blocked(row, nil)
+end
+
+-- ------------------------------------------------------------------ parents and children
+
+local has_kin = call('EXISTS', SHARD .. ':ch') == 1
+
+local function children_of(id) -- {queue, id, queue, id, ...}
+  local kept = has_kin and call('HGET', SHARD .. ':ch', id)
+  return kept and decode(kept) or {}
+end
+
+local function child_rows(id) -- in the order of seq
+  local refs, found = children_of(id), {}
+  for at = 1, #refs, 2 do found[#found + 1] = load(queue_of(refs[at]), refs[at + 1]) end
+  table.sort(found, function(a, b) return a.seq < b.seq end)
+  return found
+end
+
+local function set_children(id, refs)
+  if #refs == 0 then
+    call('HDEL', SHARD .. ':ch', id)
+  else
+    has_kin = true
+    call('HSET', SHARD .. ':ch', id, encode(refs))
+  end
+end
+
+local function adopt(parent_id, child)
+  local st = child.st
+  st.ki = st.ki or {}
+  for _, id in ipairs(st.ki) do
+    if id == parent_id then return end
+  end
+  st.ki[#st.ki + 1] = parent_id
+  local refs = children_of(parent_id)
+  refs[#refs + 1], refs[#refs + 2] = child.q.name, child.id
+  set_children(parent_id, refs)
+end
+
+local function disown(parent_id, queue, id)
+  local refs, left = children_of(parent_id), {}
+  for at = 1, #refs, 2 do
+    if refs[at] ~= queue or refs[at + 1] ~= id then
+      left[#left + 1] = refs[at]
+      left[#left + 1] = refs[at + 1]
+    end
+  end
+  set_children(parent_id, left)
+end
+
+local function is_needed(row) -- an unfinished job still depends on this record
+  if not has_kin then return false end
+  for _, child in ipairs(child_rows(row.id)) do
+    if not FINAL[child.st.state] then return true end
+  end
+  return false
+end
+
+local function waits_for(row, parent_id)
+  for at, id in ipairs(row.st.waiting_on or {}) do
+    if id == parent_id then return at end
+  end
+  return nil
+end
+
+local function tell_children(row) -- later, by `cascade`: this parent has failed or is gone
+  if has_kin and call('HEXISTS', SHARD .. ':ch', row.id) == 1 then
+    call('RPUSH', SHARD .. ':fq', encode({row.q.name, row.id, row.removed or false}))
+  end
+end
+
+-- ------------------------------------------------------------------ those who wait for an end
+
+local some_wait = call('EXISTS', SHARD .. ':wt') == 1
+
+local function answer(row, is_gone)
+  if not some_wait then return end
+  local field = encode({row.q.name, row.id})
+  local waiters = call('HGET', SHARD .. ':wt', field)
+  if not waiters then return end
+  call('HDEL', SHARD .. ':wt', field)
+  for _, waiter in ipairs(decode(waiters)) do
+    local list = SHARD .. ':wl' .. waiter
+    call('RPUSH', list, row.q.name, row.id, is_gone and '' or row.words, is_gone and '' or row.packed)
+    call('RPUSH', list .. ':bell', '1')
+    call('PEXPIRE', list, 60000)
+    call('PEXPIRE', list .. ':bell', 60000)
+  end
+end
+
+-- ------------------------------------------------------------------ leases and ends
+
+local ended = {} -- queue -> group -> leases that are over
+
+local function lease_ended(q, of_group)
+  local groups = ended[q]
+  if not groups then
+    groups = {}
+    ended[q] = groups
+  end
+  groups[of_group] = (groups[of_group] or 0) + 1
+end
+
+at_end[#at_end + 1] = function()
+  for q, groups in pairs(ended) do
+    for of_group, n in pairs(groups) do
+      if call('HINCRBY', q.key .. 'ln', of_group, -n) <= 0 then
+        call('HDEL', q.key .. 'ln', of_group)
+        call('ZREM', q.key .. 'l', of_group)
+        call('DEL', q.key .. 'g' .. of_group)
+      end
+    end
+  end
+end
+
+local function lease_group(q, ids, until_ms) -- one entry for all leases that begin now
+  group = group + 1
+  call('ZADD', q.key .. 'l', until_ms, group)
+  many('RPUSH', q.key .. 'g' .. group, ids)
+  call('HSET', q.key .. 'ln', group, #ids)
+  hear(':al', 'l', q, until_ms)
+  return group
+end
+
+local function prune_at(row)
+  local st, traits = row.st, row.traits
+  local keep_ms = RETENTION[st.state]
+  if traits.rt and st.state ~= 'dead' then keep_ms = traits.rt end
+  local at_ms = st.finished_at_ms + keep_ms
+  if traits.u and holds_key(row, st.state, st.finished_at_ms) then
+    at_ms = max(at_ms, window_end(traits.u, row.created))
+  end
+  return at_ms
+end
+
+local function is_usual(row) -- its record goes in the order in which jobs are completed
+  return row.st.state == 'completed' and not row.traits.rt and not row.traits.u
+end
+
+local function completed_usually(q, ids)
+  many('RPUSH', q.key .. 'f', ids)
+  hear(':aw', 'f', q, now_ms + RETENTION.completed)
+end
+
+local function place_final(row)
+  local q, st = row.q, row.st
+  if is_usual(row) then
+    completed_usually(q, {row.id})
+  else
+    local at_ms = prune_at(row)
+    call('ZADD', q.key .. 'p', at_ms, seq_in(row))
+    hear(':aw', 'p', q, at_ms)
+    if st.state == 'completed' then call('ZADD', q.key .. 'c', st.finished_at_ms, seq_in(row)) end
+  end
+  if st.state ~= 'completed' then tell_children(row) end
+end
+
+local function leave_final(row)
+  local q = row.q
+  if call('ZREM', q.key .. 'p', seq_in(row)) == 0 then call('LREM', q.key .. 'f', 1, row.id) end
+  call('ZREM', q.key .. 'c', seq_in(row))
+end
+
+-- ------------------------------------------------------------------ all of a change
+
+local function too_late_at(traits)
+  if traits.ea and traits.da then return min(traits.ea, traits.da) end
+  return traits.ea or traits.da
+end
+
+local function overdue(row)
+  local traits = row.traits
+  if traits.ea and now_ms >= traits.ea then return 'expired' end
+  if traits.da and now_ms >= traits.da then return 'deadline' end
+  return nil
+end
+
+local function open(row)
+  local q, st, state = row.q, row.st, row.st.state
+  row.was, row.old_traits, row.old_q, row.open = state, row.traits, q, true
+  row.at_place, row.at_parked = place_in(row), st.pk and flow.parked_in(row) or nil
+  if state == 'available' then
+    leave_ready(row)
+  elseif state == 'scheduled' or state == 'retryable' then
+    call('ZREM', q.key .. 'd', seq_in(row))
+  elseif state == 'running' then
+    lease_ended(q, st.lg)
+    st.lg = nil
+  elseif FINAL[state] then
+    leave_final(row)
+  end
+  if WAITING[state] and too_late_at(row.traits) then call('ZREM', q.key .. 'x', seq_in(row)) end
+end
+
+local function same_turn(row)
+  local old, new = row.old_traits, row.traits
+  return row.old_q == row.q and (old.p or 0) == (new.p or 0) and old.fk == new.fk and (old.fw or 1) == (new.fw or 1)
+end
+
+local function note_droppable(row)
+  if row.q.drop then call('ZADD', row.q.key .. 'od', priority_of(row), seq_in(row)) end
+end
+
+local function ending_of(st)
+  if st.state == 'completed' then return 'success' end
+  if st.state == 'retryable' or (st.state == 'dead' and st.reason ~= 'crashed_worker') then return 'failure' end
+  return 'other'
+end
+
+local function follow(row)
+  local st, was, traits, old = row.st, row.was, row.traits, row.old_traits
+  local reworded = old ~= traits or row.old_q ~= row.q
+  if st.pk and (st.state ~= 'available' or reworded) then flow.unpark(row) end
+  if was == 'running' and st.state ~= 'running' then
+    local ending = ending_of(st)
+    if traits.li then flow.end_limits(row, ending) end
+    if RULED then flow.queue_ended(row.q, ending) end
+  end
+  local moved = reworded and not same_turn(row)
+  if moved or was == nil or (FINAL[was] and not FINAL[st.state]) then note_droppable(row) end
+  if was == 'available' and (moved or not KEPT_PLACE[st.state]) then flow.leave_turns(row.old_q, old) end
+  if st.state == 'available' and (moved or not KEPT_PLACE[was]) then flow.join_turns(row) end
+  if old.gk then flow.leave_batch(row.old_q, row, old) end
+  if traits.gk and st.state == 'available' then flow.join_batch(row) end
+end
+
+local function put(row)
+  local q, st, traits = row.q, row.st, row.traits
+  local state, was = st.state, row.was
+  if was then
+    if row.old_traits ~= traits or row.old_q ~= q then
+      leave_key(row, row.old_q, row.old_traits)
+      if row.old_traits.o and (row.old_q ~= q or row.old_traits.o ~= traits.o) then
+        leave_line(row, row.old_q, row.old_traits.o)
+      end
+    end
+    add_count(row.old_q, was, -1)
+  end
+  add_count(q, state, 1)
+  follow(row)
+  if traits.u then update_key(row) end
+  if traits.o then update_line(row) end
+  if WAITING[state] and too_late_at(traits) then
+    local at_ms = too_late_at(traits)
+    call('ZADD', q.key .. 'x', at_ms, seq_in(row))
+    hear(':aw', 'x', q, at_ms)
+  end
+  if state == 'available' then
+    push_ready(row)
+  elseif state == 'scheduled' or state == 'retryable' then
+    local at_ms = due_of(row)
+    call('ZADD', q.key .. 'd', at_ms, seq_in(row))
+    local first = call('ZRANGE', q.key .. 'd', 0, 0)[1]
+    if first == seq_in(row) then
+      hear(':ad', 'd', q, at_ms)
+      ring(q) -- who sleeps until a later one must look again
+      if traits.gk then q.batch_rings = true end
+    end
+  end
+  row.open, row.at_place, row.at_parked = nil, nil, nil
+  save(row)
+  if FINAL[state] then
+    place_final(row)
+    answer(row)
+  end
+end
+
+local function forget(row) -- a row that is not running, opened or not, goes with all its traces
+  local q, st = row.q, row.st
+  if not row.open then open(row) end
+  add_count(q, row.was, -1)
+  leave_key(row, q, row.traits)
+  if row.traits.o then leave_line(row, q, row.traits.o) end
+  if st.pk then flow.unpark(row) end
+  if row.was == 'available' then flow.leave_turns(q, row.traits) end
+  if row.traits.gk then flow.leave_batch(q, row, row.traits) end
+  row.removed = true
+  if row.was ~= 'completed' then tell_children(row) end
+  for _, parent_id in ipairs(st.ki or {}) do disown(parent_id, q.name, row.id) end
+  if st.old then call('LREM', q.key .. 'r' .. priority_of(row), 1, row.id) end
+  if st.evb then call('DEL', q.key .. 'ev' .. row.id) end
+  unlist(q, row)
+  call('HDEL', q.key .. 'j', row.id)
+  call('HDEL', q.key .. 's', row.id)
+  answer(row, true)
+  rows[q.key .. row.id] = false
+end
+
+local function drop_unretained(row) -- a retention of 0 ends the record with the job
+  if FINAL[row.st.state] and prune_at(row) <= now_ms and not is_needed(row) then forget(row) end
+end
+
+-- ------------------------------------------------------------------ steps of the life of a job
+
+local function parent_completed(child, parent_id)
+  open(child)
+  local st = child.st
+  table.remove(st.waiting_on, waits_for(child, parent_id))
+  if #st.waiting_on == 0 then
+    st.waiting_on, st.due = nil, max(due_of(child), now_ms)
+    st.state = st.due > now_ms and 'scheduled' or 'available'
+  end
+  put(child)
+end
+
+local function free_children(parent)
+  if not has_kin then return end
+  for _, child in ipairs(child_rows(parent.id)) do
+    if child.st.state == 'pending' and waits_for(child, parent.id) then parent_completed(child, parent.id) end
+  end
+end
+
+local function bury_overdue(row, reason)
+  open(row)
+  row.st.state, row.st.finished_at_ms, row.st.reason = 'dead', now_ms, reason
+  put(row)
+end
+
+local function promote(q, limit) -- make due jobs available; how many
+  if limit <= 0 then return 0 end
+  local due = call('ZRANGEBYSCORE', q.key .. 'd', '-inf', now_ms, 'LIMIT', 0, limit)
+  if #due == 0 then return 0 end
+  local ids = {}
+  for at, member in ipairs(due) do ids[at] = id_in(member) end
+  for _, row in ipairs(load_all(q, ids)) do
+    open(row)
+    row.st.state = 'available'
+    put(row)
+  end
+  return #due
+end
+
+local CRASH_WINDOW_MS, CRASHES = 86400000, 2
+
+local function lease_expired(row)
+  local st, recent = row.st, {}
+  for _, one in ipairs(st.crashes or {}) do
+    if one[2] > now_ms - CRASH_WINDOW_MS then recent[#recent + 1] = one end
+  end
+  recent[#recent + 1] = {st.token, now_ms}
+  open(row)
+  st.crashes = recent
+  if #recent > (row.traits.cm or 3) then
+    st.state, st.finished_at_ms, st.reason = 'dead', now_ms, 'crashed_worker'
+  elseif st.cancel_requested then
+    st.state, st.finished_at_ms = 'cancelled', now_ms
+  else
+    st.state, st.attempt = 'available', st.attempt - 1
+  end
+  put(row)
+end

@@ -1,0 +1,215 @@
+-- Do what time asks for. head: {limit}. Returns, in MessagePack,
+-- {promoted, expired, buried, cascaded, pruned, next_ms or false}.
+local limit = decode(ARGV[2])[1]
+
+local function due_queues(agenda, kind, at_ms) -- those with something to do by then
+  local found = {}
+  for _, entry in ipairs(call('ZRANGEBYSCORE', SHARD .. agenda, '-inf', at_ms)) do
+    if sub(entry, 1, 1) == kind then found[#found + 1] = queue_of(sub(entry, 2)) end
+  end
+  return found
+end
+
+local function note(agenda, kind, q, at_ms) -- when the queue is next looked at
+  if at_ms then call('ZADD', SHARD .. agenda, at_ms, kind .. q.name) else call('ZREM', SHARD .. agenda, kind .. q.name) end
+end
+
+local function first_of(key) return tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]) end
+
+local promoted, expired, buried, cascaded, pruned = 0, 0, 0, 0, 0
+
+for _, q in ipairs(due_queues(':ad', 'd', now_ms)) do
+  promoted = promoted + promote(q, limit - promoted)
+  note(':ad', 'd', q, first_of(q.key .. 'd'))
+end
+
+local function expire_group(q, of_group) -- whether all of it was looked at
+  local list = q.key .. 'g' .. of_group
+  while expired < limit do
+    local ids = call('LPOP', list, min(limit - expired, 500))
+    if not ids then
+      call('ZREM', q.key .. 'l', of_group)
+      return true
+    end
+    for _, row in ipairs(load_all(q, ids)) do
+      if row and row.st.state == 'running' and row.st.lg == tonumber(of_group) then
+        lease_expired(row)
+        drop_unretained(row)
+        expired = expired + 1
+      end
+    end
+  end
+  return false
+end
+
+for _, q in ipairs(due_queues(':al', 'l', mono_ms)) do
+  while expired < limit do
+    local of_group = call('ZRANGEBYSCORE', q.key .. 'l', '-inf', mono_ms, 'LIMIT', 0, 1)[1]
+    if not of_group or not expire_group(q, of_group) then break end
+  end
+  note(':al', 'l', q, first_of(q.key .. 'l'))
+end
+
+for _, q in ipairs(due_queues(':aw', 'x', now_ms)) do
+  for _, member in ipairs(call('ZRANGEBYSCORE', q.key .. 'x', '-inf', now_ms, 'LIMIT', 0, limit - buried)) do
+    local row = load(q, id_in(member))
+    bury_overdue(row, overdue(row))
+    buried = buried + 1
+  end
+  note(':aw', 'x', q, first_of(q.key .. 'x'))
+end
+
+local function tell_child(child, parent_id) -- whether it changed
+  local then_do = child.traits.of or 'cancel'
+  if then_do == 'wait' then return false end
+  if then_do == 'run' then
+    parent_completed(child, parent_id)
+  else
+    open(child)
+    child.st.state, child.st.finished_at_ms, child.st.reason = 'cancelled', now_ms, 'parent_failed:' .. parent_id
+    put(child)
+  end
+  drop_unretained(child)
+  return true
+end
+
+local function cascade_first() -- tell the children of the first failed parent: whether all were
+  local kept = call('LINDEX', SHARD .. ':fq', 0)
+  local queue, id, is_gone = unpack(decode(kept))
+  local parent = not is_gone and load(queue_of(queue), id)
+  local state = parent and parent.st.state
+  if is_gone or not parent or state == 'dead' or state == 'cancelled' then
+    for _, child in ipairs(child_rows(id)) do
+      if child.st.state == 'pending' and waits_for(child, id) then
+        if cascaded >= limit then return false end
+        if tell_child(child, id) then cascaded = cascaded + 1 end
+      end
+    end
+  end
+  call('LPOP', SHARD .. ':fq')
+  return true
+end
+
+while call('EXISTS', SHARD .. ':fq') == 1 do
+  if not cascade_first() then break end
+end
+
+local function prune_later(row) -- a record that an unfinished job needs
+  call('ZADD', row.q.key .. 'p', now_ms + 1000, seq_in(row))
+  if row.st.state == 'completed' then call('ZADD', row.q.key .. 'c', row.st.finished_at_ms, seq_in(row)) end
+  hear(':aw', 'p', row.q, now_ms + 1000)
+end
+
+local function prune_plain(q, ids) -- many that have no traits and no traces elsewhere
+  many('HDEL', q.key .. 'j', ids)
+  many('HDEL', q.key .. 's', ids)
+  add_count(q, 'completed', -#ids)
+end
+
+local function prune_list(q, until_ms, most) -- the oldest usual ones, finished by then; how many
+  local done = 0
+  while done < most do
+    local ids = call('LRANGE', q.key .. 'f', 0, min(most - done, 500) - 1)
+    if #ids == 0 then break end
+    local n, plain = 0, {}
+    local words, statuses, kinds = hash_values(q.key .. 'j', ids), hash_values(q.key .. 's', ids), {}
+    for at, id in ipairs(ids) do
+      local kind = statuses[at] and (kinds[statuses[at]] or unpack_status(statuses[at]))
+      if kind then kinds[statuses[at]] = kind end
+      if kind and kind.finished_at_ms and kind.finished_at_ms > until_ms then break end
+      n = at
+    end
+    if n == 0 then break end
+    call('LPOP', q.key .. 'f', n)
+    for at = 1, n do
+      local id = ids[at]
+      local kind = statuses[at] and kinds[statuses[at]]
+      if kind and words[at] then
+        if kind.tr or kind.ki or kind.old or kind.evb or kind.mv or has_kin or some_wait then
+          local row = load(q, id)
+          if is_needed(row) then prune_later(row) else forget(row); done = done + 1 end
+        else
+          plain[#plain + 1] = id
+          unlist(q, {q = q, seq = from_bytes('>I6', words[at]), st = kind})
+          done = done + 1
+        end
+      end
+    end
+    if #plain > 0 then prune_plain(q, plain) end
+    if n < #ids then break end
+  end
+  return done
+end
+
+for _, q in ipairs(due_queues(':aw', 'p', now_ms)) do
+  while pruned < limit do
+    local member = call('ZRANGEBYSCORE', q.key .. 'p', '-inf', now_ms, 'LIMIT', 0, 1)[1]
+    if not member then break end
+    local row = load(q, id_in(member))
+    if is_needed(row) then
+      prune_later(row)
+    else
+      forget(row)
+      pruned = pruned + 1
+    end
+  end
+  note(':aw', 'p', q, first_of(q.key .. 'p'))
+end
+
+for _, q in ipairs(due_queues(':aw', 'f', now_ms)) do
+  if pruned < limit then pruned = pruned + prune_list(q, now_ms - RETENTION.completed, limit - pruned) end
+  local first = call('LINDEX', q.key .. 'f', 0)
+  local row = first and load(q, first)
+  note(':aw', 'f', q, first and ((row and row.st.finished_at_ms or now_ms) + RETENTION.completed))
+end
+
+local function prune_surplus(q)
+  while pruned < limit do
+    local surplus = count_of(q, 'completed') - KEPT
+    if surplus <= 0 then return end
+    local other = call('ZRANGE', q.key .. 'c', 0, 0, 'WITHSCORES')
+    local first = call('LINDEX', q.key .. 'f', 0)
+    local usual = first and load(q, first)
+    if other[1] and (not usual or tonumber(other[2]) <= usual.st.finished_at_ms) then
+      local row = load(q, id_in(other[1]))
+      call('ZREM', q.key .. 'c', other[1])
+      if not is_needed(row) then
+        forget(row)
+        pruned = pruned + 1
+      end
+    elseif usual then
+      local until_ms = other[1] and tonumber(other[2]) or now_ms
+      local n = prune_list(q, until_ms, min(surplus, limit - pruned))
+      if n == 0 then return end
+      pruned = pruned + n
+    else
+      return
+    end
+  end
+end
+
+for _, q in ipairs(due_queues(':aw', 'k', now_ms)) do
+  prune_surplus(q)
+  if pruned < limit then note(':aw', 'k', q, nil) end
+end
+
+local next_ms = false
+local function sooner(agenda, key, clock_ms) -- the first true time of an agenda
+  while true do
+    local head = call('ZRANGE', SHARD .. agenda, 0, 0, 'WITHSCORES')
+    if not head[1] then return end
+    local q = queue_of(sub(head[1], 2))
+    local at_ms = first_of(q.key .. key)
+    if at_ms == tonumber(head[2]) then
+      local ms = max(0, at_ms - clock_ms)
+      if not next_ms or ms < next_ms then next_ms = ms end
+      return
+    end
+    note(agenda, sub(head[1], 1, 1), q, at_ms)
+  end
+end
+
+finish()
+sooner(':ad', 'd', now_ms)
+sooner(':al', 'l', mono_ms)
+return encode({promoted, expired, buried, cascaded, pruned, next_ms})
