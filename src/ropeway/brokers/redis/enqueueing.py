@@ -100,7 +100,8 @@ class Desk:
         for call in calls:
             args += call.args
         try:
-            replies = _decode(await self._send(_encode([call.head for call in calls]), args))
+            head = _encode([_has_twins(calls), *(call.head for call in calls)])
+            replies = _decode(await self._send(head, args))
         except Exception as error:  # noqa: BLE001 - it is raised at each of the calls
             for call in calls:
                 if not call.future.done():
@@ -113,6 +114,14 @@ class Desk:
         for call, reply in zip(calls, replies, strict=True):
             if not call.future.done():
                 _answer(call, reply)
+
+
+def _has_twins(calls: Sequence[_Call]) -> bool:
+    """Whether some id comes twice in one script, in whatever queue."""
+    if len(calls) == 1 and len(calls[0].jobs) == 1:
+        return False
+    ids = [job.id for call in calls for job in call.jobs]
+    return len(set(ids)) < len(ids)
 
 
 def _answer(call: _Call, reply: Any) -> None:

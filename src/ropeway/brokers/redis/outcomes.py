@@ -1,7 +1,6 @@
 """Outcomes as the script of `settle` reads them: jobs that were handed out together go together."""
 
 from collections.abc import Sequence
-from itertools import repeat
 from typing import Any, Final
 
 from ropeway.brokers.redis.records import encode_failure
@@ -22,45 +21,67 @@ _KINDS: Final = {
 }
 
 
+class _Acks:
+    """Plain acks of jobs of one queue that were handed out together."""
+
+    __slots__ = ("ids", "places", "results")
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.results: list[bytes] = []
+        self.places: list[int] = []
+
+
 class Packed:
     """Outcomes on their way: the head of the script and its arguments."""
 
-    __slots__ = ("_ids", "_place", "_results", "args", "head", "sizes")
+    __slots__ = ("_groups", "_n", "_places", "args", "head")
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         self.head: list[Any] = []
         self.args: list[Word] = []
-        self.sizes: list[int] = []
-        self._place: tuple[str, int] = ("", -1)
-        self._ids: list[str] = []
-        self._results: list[bytes] = []
-        for outcome in outcomes:
-            if type(outcome) is Ack and not outcome.then and outcome.result_codec == "json":
-                lease = outcome.lease
-                place = lease.job.queue, lease.token
-                if place != self._place:
-                    self._close()
-                    self._place = place
-                self._ids.append(lease.job.id)
-                self._results.append(outcome.result or b"")
+        self._n = len(outcomes)
+        self._places: list[Sequence[int]] = []  # by segment: of its outcomes
+        self._groups: dict[tuple[str, int], _Acks] = {}
+        others = self._gather(outcomes)
+        for (queue, token), acks in self._groups.items():
+            if len(set(acks.ids)) < len(acks.ids):
+                others += acks.places
             else:
-                self._close()
-                self._add(outcome)
-        self._close()
+                self._add_acks(queue, token, acks)
+        for place in others:
+            self._places.append((place,))
+            self._add(outcomes[place])
 
     def answers(self, reply: Sequence[Any]) -> list[Settled]:
         """The answers by position."""
-        answers: list[Settled] = []
-        for size, part in zip(self.sizes, reply, strict=True):
-            answers += repeat(Settled.OK, size) if part == 0 else map(_SETTLED.__getitem__, part)
+        answers = [Settled.OK] * self._n
+        for places, part in zip(self._places, reply, strict=True):
+            if part != 0:
+                for place, code in zip(places, part, strict=True):
+                    answers[place] = _SETTLED[code]
         return answers
 
-    def _close(self) -> None:
-        """End a run of plain acks."""
-        ids, results = self._ids, self._results
-        if not ids:
-            return
-        queue, token = self._place
+    def _gather(self, outcomes: Sequence[Outcome]) -> list[int]:
+        """Put plain acks together; the places of the other outcomes."""
+        others: list[int] = []
+        queue, token, acks = "", -1, _Acks()
+        for place, outcome in enumerate(outcomes):
+            if type(outcome) is Ack and not outcome.then and outcome.result_codec == "json":
+                lease = outcome.lease
+                job = lease.job
+                if lease.token != token or job.queue != queue:
+                    queue, token = job.queue, lease.token
+                    acks = self._groups.setdefault((queue, token), _Acks())
+                acks.ids.append(job.id)
+                acks.results.append(outcome.result or b"")
+                acks.places.append(place)
+            else:
+                others.append(place)
+        return others
+
+    def _add_acks(self, queue: str, token: int, acks: _Acks) -> None:
+        ids, results = acks.ids, acks.results
         if results.count(results[0]) == len(results):
             self.head.append(("A", queue, token, len(ids)))
             self.args.append(results[0])
@@ -69,8 +90,7 @@ class Packed:
             self.head.append(("a", queue, token, len(ids)))
             for pair in zip(ids, results, strict=True):
                 self.args += pair
-        self.sizes.append(len(ids))
-        self._ids, self._results, self._place = [], [], ("", -1)
+        self._places.append(acks.places)
 
     def _add(self, outcome: Any) -> None:
         """One outcome by itself, with what only its kind has."""
@@ -82,7 +102,6 @@ class Packed:
             "tk": lease.token,
         }
         self.head.append(("o", told))
-        self.sizes.append(1)
         if isinstance(outcome, Ack):
             if outcome.result_codec != "json":
                 told["codec"] = outcome.result_codec

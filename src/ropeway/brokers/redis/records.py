@@ -6,7 +6,7 @@ reads what the one before wrote: fields are named, and names are never given ano
 
 from collections.abc import Callable
 from struct import Struct
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -28,6 +28,7 @@ from ropeway.job import (
 
 _HEAD: Final = Struct(">HIHIHBI")  # seq, created (6 bytes each), lengths of traits (3) and task
 _HEAD_BYTES: Final = _HEAD.size
+_LENGTHS: Final = Struct(">HBI").pack
 _encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 
 
@@ -107,26 +108,29 @@ encode_failure: Callable[[Failure], bytes] = _encode
 encode_progress: Callable[[Progress], bytes] = _encode
 
 
-class Written(NamedTuple):
-    """A job on its way into the store. `traits` is None when it has no more than a priority."""
+def write(job: Job) -> bytes | None:
+    """The words of a job that has no trait but a priority, else None: see `write_traits`.
 
-    traits: bytes | None
-    task: bytes
-    rest: bytes
+    The store puts the seq and the time of creation before them.
+    """
+    if _has_traits(job):
+        return None
+    task = _encode((job.task, job.payload))
+    if job.priority:
+        traits = _encode({"p": job.priority})
+        head = _LENGTHS(len(traits) >> 8, len(traits) & 255, len(task))
+        return b"".join((head, traits, task, _rest(job) if _has_rest(job) else b""))
+    head = _LENGTHS(0, 0, len(task))
+    return head + task + _rest(job) if _has_rest(job) else head + task
 
 
-def write(job: Job) -> Written:
-    """Encode a job; times that are relative stay so until the store's clock is known."""
-    return Written(
-        _encode(_traits(job)) if _has_traits(job) else None,
-        _encode((job.task, job.payload)),
-        _rest(job) if _has_rest(job) else b"",
-    )
+def write_traits(job: Job) -> tuple[bytes, bytes, bytes]:
+    """A job as traits, task and payload, and the rest.
 
-
-def write_edit(job: Job) -> tuple[bytes, bytes, bytes]:
-    """The new words of a job: traits, task and payload, the rest."""
-    return _encode(_traits(job)), _encode((job.task, job.payload)), _rest(job)
+    Times that are relative stay so until the store's clock is known.
+    """
+    rest = _rest(job) if _has_rest(job) else b""
+    return _encode(_traits(job)), _encode((job.task, job.payload)), rest
 
 
 def _has_traits(job: Job) -> bool:
@@ -211,11 +215,6 @@ def _rest(job: Job) -> bytes:
 
 
 # ------------------------------------------------------------------------------ reading
-
-
-def read_task(task: bytes) -> str:
-    """The name of the task, out of what `write` made of task and payload."""
-    return _decode_task(task)[0]
 
 
 def seq_of(words: bytes) -> int:

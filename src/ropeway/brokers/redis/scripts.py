@@ -21,27 +21,35 @@ def _part(name: str) -> str:
 
 
 def _script(verb: str, *parts: str) -> Script:
+    """The parts in their order, then the verb.
+
+    What a part defines is made anew at each call of a script, and costs: a verb that often needs
+    little has a part `short_VERB`, which returns before the rest is made.
+    """
     source = "\n".join(map(_part, ("base", *parts, f"verb_{verb}")))
     for name, value in _CONSTANTS.items():
         source = source.replace(name, str(value))
     return Script(verb, source)
 
 
-_CHANGE: Final = ("row", "flow", "put")
+_PLAIN: Final = ("row", "plain")
+_CHANGE: Final = ("flow", "put")
 
-ENQUEUE: Final = _script("enqueue", *_CHANGE, "enqueue")
-RESERVE: Final = _script("reserve", *_CHANGE, "reserve")
-RESERVE_GROUP: Final = _script("reserve_group", *_CHANGE, "reserve")
-SETTLE: Final = _script("settle", *_CHANGE, "enqueue", "settle")
-EXCHANGE: Final = _script("exchange", *_CHANGE, "enqueue", "settle", "reserve")
-EXTEND: Final = _script("extend", *_CHANGE, "enqueue", "settle")
-APPEND: Final = _script("append", *_CHANGE, "enqueue", "settle")
-MAINTAIN: Final = _script("maintain", *_CHANGE)
-ACT: Final = _script("act", *_CHANGE, "enqueue")
-QUEUE: Final = _script("queue", *_CHANGE)
-RULES: Final = _script("rules", *_CHANGE)
-KEYS: Final = _script("keys", *_CHANGE)
-WORKERS: Final = _script("workers", *_CHANGE)
+ENQUEUE: Final = _script("enqueue", *_PLAIN, "short_enqueue", *_CHANGE, "enqueue")
+RESERVE: Final = _script("reserve", *_PLAIN, "short_reserve", *_CHANGE, "reserve")
+RESERVE_GROUP: Final = _script("reserve_group", *_PLAIN, *_CHANGE, "reserve")
+SETTLE: Final = _script("settle", *_PLAIN, "short_settle", *_CHANGE, "enqueue", "settle")
+EXCHANGE: Final = _script(
+    "exchange", *_PLAIN, "short_exchange", *_CHANGE, "enqueue", "settle", "reserve"
+)
+EXTEND: Final = _script("extend", *_PLAIN, *_CHANGE, "enqueue", "settle")
+APPEND: Final = _script("append", *_PLAIN, *_CHANGE, "enqueue", "settle")
+MAINTAIN: Final = _script("maintain", "row", "short_maintain", "plain", *_CHANGE, "prune")
+ACT: Final = _script("act", *_PLAIN, *_CHANGE, "enqueue")
+QUEUE: Final = _script("queue", *_PLAIN, *_CHANGE, "prune")
+RULES: Final = _script("rules", *_PLAIN, *_CHANGE)
+KEYS: Final = _script("keys", "row", "flow")
+WORKERS: Final = _script("workers", "short_workers", *_PLAIN, *_CHANGE)
 GET: Final = _script("get", "row")
 FIND: Final = _script("find", "row")
 PEEK: Final = _script("peek", "row")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from ropeway.brokers.redis.records import write
+from ropeway.brokers.redis.records import write, write_traits
 from ropeway.brokers.redis.wire.client import Word
 from ropeway.job import Job
 
@@ -16,17 +16,18 @@ class Segments:
     def __init__(self, jobs: Iterable[Job]) -> None:
         self.head: list[list[Any]] = []
         self.args: list[Word] = []
-        kind: tuple[str, int, bool] | None = None
+        queue, kind, place = "", -2, -1
+        head, args = self.head, self.args
         for job in jobs:
-            traits, task, rest = write(job)
-            if traits is None:
-                this = job.queue, job.priority, bool(rest)
-                self.args += (job.id.encode(), task, rest) if rest else (job.id.encode(), task)
+            words = write(job)
+            if words is None:
+                this = -1
+                args += (job.id.encode(), *write_traits(job))
             else:
-                this = job.queue, -1, True
-                self.args += (job.id.encode(), traits, task, rest)
-            if this == kind:
-                self.head[-1][2] += 1
+                this = job.priority
+                args += (job.id.encode(), words)
+            if this == kind and job.queue == queue:
+                head[place][2] += 1
             else:
-                kind = this
-                self.head.append([job.queue, this[1], 1, this[2]])
+                queue, kind, place = job.queue, this, place + 1
+                head.append([queue, kind, 1])

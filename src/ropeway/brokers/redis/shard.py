@@ -40,7 +40,7 @@ from ropeway.broker import (
 from ropeway.brokers.redis import scripts
 from ropeway.brokers.redis.enqueueing import Desk
 from ropeway.brokers.redis.outcomes import Packed
-from ropeway.brokers.redis.records import encode_progress, read, read_job, read_status, seq_of, write_edit
+from ropeway.brokers.redis.records import encode_progress, read, read_job, read_status, seq_of, write_traits
 from ropeway.brokers.redis.waiting import Doorbell
 from ropeway.brokers.redis.wire.client import Client, Script, Word
 from ropeway.clock import Clock
@@ -254,7 +254,7 @@ class Shard:
                 (kind, ref.id, ref.queue or False, detail or False, False if revision is None else revision)
             )
             if isinstance(action, EditJob):
-                args += write_edit(action.job)
+                args += write_traits(action.job)
         found: list[tuple[Acted, JobRef | None, str | None]] = []
         replies = _decode(await self._write(scripts.ACT, _encode(head), args))
         for action, reply in zip(actions, replies, strict=True):
@@ -405,15 +405,18 @@ def _served(reply: Sequence[Any]) -> Served:
     token, until_ms, cut_short, sleep_ms, credits_, first, runs = _decode(reply[0])
     leases: list[Lease] = []
     at = 1
-    for queue, n in zip(runs[::2], runs[1::2], strict=True):
-        for place in range(at, at + 3 * n, 3):
-            id_, words, packed = reply[place : place + 3]
-            job = read_job(id_.decode(), queue, words)
-            if packed:
-                leases.append(lifecycle.lease(job, read_status(job, words, packed)))
-            else:
+    for queue, n, is_first in zip(runs[::3], runs[1::3], runs[2::3], strict=True):
+        if is_first:
+            for place in range(at, at + 2 * n, 2):
+                job = read_job(reply[place].decode(), queue, reply[place + 1])
                 leases.append(Lease(job=job, attempt=1, token=token, expires_at_ms=until_ms))
-        at += 3 * n
+            at += 2 * n
+        else:
+            for place in range(at, at + 3 * n, 3):
+                id_, words, packed = reply[place : place + 3]
+                job = read_job(id_.decode(), queue, words)
+                leases.append(lifecycle.lease(job, read_status(job, words, packed)))
+            at += 3 * n
     return Served(
         leases,
         cut_short,

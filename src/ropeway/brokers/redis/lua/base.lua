@@ -36,11 +36,9 @@ local FINAL = {completed = true, dead = true, cancelled = true}
 local WAITING = {pending = true, scheduled = true, available = true, retryable = true}
 local KEPT_PLACE = {available = true, running = true}
 
-local counters = call('HMGET', SHARD .. ':m', 'clock', 'seq', 'token', 'group', 'rules', 'fair', 'drop')
+local counters = call('HMGET', SHARD .. ':m', 'clock', 'seq', 'token', 'group', 'rules')
 local seq, token, group = tonumber(counters[2] or 0), tonumber(counters[3] or 0), tonumber(counters[4] or 0)
 local RULED = counters[5] -- some rule is declared: queues may have bounds and limits
-local some_fair = counters[6] -- some queue has seen a fair key
-local some_drop = counters[7] -- some queue keeps an index of what it may drop
 local first_seq, first_token, first_group = seq, token, group
 
 local KEPT, now_ms, mono_ms
@@ -82,8 +80,8 @@ local function queue_of(name)
   local q = queues[name]
   if not q then
     q = {name = name, key = SHARD .. ':' .. #name .. ':' .. name .. ':', n = {}}
-    local kept = call('HMGET', q.key .. 'h', 'paused', 'top', 'page', 'paged', 'fair', 'drop')
-    q.paused, q.fair, q.drop = kept[1], kept[5], kept[6]
+    local kept = call('HMGET', q.key .. 'h', 'paused', 'top', 'page', 'paged', 'fair', 'drop', 'stale')
+    q.paused, q.fair, q.drop, q.stale = kept[1], kept[5], kept[6], tonumber(kept[7] or 0)
     q.top, q.page, q.paged = tonumber(kept[2] or 0), kept[3], tonumber(kept[4] or 0)
     queues[name] = q
   end
@@ -102,8 +100,12 @@ local function count_of(q, state)
   return tonumber(call('HGET', q.key .. 'h', state) or 0) + (q.n[state] or 0)
 end
 
-local function ring(q, left) -- let one of those who wait for the queue look again
-  q.rings = left or 1
+local function add_stale(q, n) -- entries in lists of ready ids that are out of date
+  q.stale = call('HINCRBY', q.key .. 'h', 'stale', n)
+end
+
+local function ring(q) -- let one of those who wait for the queue look again
+  q.rings = true
 end
 
 local function hear(agenda, kind, q, at_ms) -- maintain has something to do at that time

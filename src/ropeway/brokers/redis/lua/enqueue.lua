@@ -1,8 +1,5 @@
--- Storing jobs. A segment is jobs of one queue that come one after the other:
---   {queue, priority, n, false}   n times: id, task and payload              (no other traits)
---   {queue, priority, n, true}    n times: id, task and payload, rest
---   {queue, -1, n}                n times: id, traits, task and payload, rest
--- Traits that are relative become absolute here: dl delay, ex expires_after, dx deadline_after.
+-- Storing jobs in the long way. Traits that are relative become absolute here: dl delay,
+-- ex expires_after, dx deadline_after.
 
 local OK, DUPLICATE_ID, DUPLICATE_KEY, REPLACED, FULL, DROPPED = 0, 1, 2, 3, 4, 5
 
@@ -143,48 +140,18 @@ local function enqueue_one(q, id, traits, task, rest, is_bounded) -- nil when it
   return nil
 end
 
-local function add_untouched(q, priority, jobs) -- many that have no trait but the priority
-  local words, list = {}, q.key .. 'r' .. priority
-  local traits = priority > 0 and encode({p = priority}) or ''
-  local n, first, places = #traits, seq + 1, 0
-  for at = 1, #jobs.ids do
-    seq = seq + 1
-    local task = jobs.tasks[at]
-    words[places + 1] = jobs.ids[at]
-    words[places + 2] = bytes('>I6I6I3I4', seq, now_ms, n, #task) .. traits .. task .. jobs.rests[at]
-    places = places + 2
+local function split(jobs) -- words into traits, task and payload, rest
+  if jobs.priority < 0 then return end
+  local traits = jobs.priority > 0 and {p = jobs.priority} or NO_TRAITS
+  jobs.traits, jobs.tasks, jobs.rests = {}, {}, {}
+  for at, words in ipairs(jobs.words) do
+    local n, task_n = from_bytes('>I3I4', words)
+    jobs.traits[at], jobs.tasks[at] = traits, sub(words, 8 + n, 7 + n + task_n)
+    jobs.rests[at] = sub(words, 8 + n + task_n)
   end
-  many('HSET', q.key .. 'j', words)
-  many('RPUSH', list, jobs.ids)
-  list_ids(q, first, jobs.ids)
-  add_count(q, 'available', #jobs.ids)
-  if priority > q.top then
-    q.top = priority
-    call('HSET', q.key .. 'h', 'top', priority)
-  end
-  ring(q)
 end
 
-local function read_segment(segment, args, from) -- its jobs, and where the next one begins
-  local queue, priority, n, has_rest = segment[1], segment[2], segment[3], segment[4]
-  local jobs = {q = queue_of(queue), priority = priority, ids = {}, tasks = {}, rests = {}, traits = {}}
-  local ids, tasks, rests = jobs.ids, jobs.tasks, jobs.rests
-  if priority >= 0 then
-    for at = 1, n do
-      ids[at], tasks[at] = args[from], args[from + 1]
-      rests[at] = has_rest and args[from + 2] or ''
-      from = from + (has_rest and 3 or 2)
-    end
-  else
-    for at = 1, n do
-      ids[at], jobs.traits[at], tasks[at], rests[at] = args[from], decode(args[from + 1]), args[from + 2], args[from + 3]
-      from = from + 4
-    end
-  end
-  return jobs, from
-end
-
-local function refuse_segment(jobs, met) -- why the whole call is refused; marks known ids
+local function refusal_of(jobs, met) -- why the whole call is refused
   local q = jobs.q
   local known = hash_values(q.key .. 'j', jobs.ids)
   for at, id in ipairs(jobs.ids) do
@@ -197,14 +164,11 @@ local function refuse_segment(jobs, met) -- why the whole call is refused; marks
       task = met[name]
       met[name] = jobs.tasks[at]
     end
-    if task then
-      if task ~= jobs.tasks[at] then
-        local _, name = cmsgpack.unpack_one(sub(task, 2)) -- behind the head of an array of two
-        return {'id', id, q.name, name}
-      end
-      jobs.some_known = true
+    if task and task ~= jobs.tasks[at] then
+      local _, of = cmsgpack.unpack_one(sub(task, 2)) -- behind the head of an array of two
+      return {'id', id, q.name, of}
     end
-    local limits = jobs.traits[at] and jobs.traits[at].li
+    local limits = jobs.traits[at].li
     for place = 1, limits and #limits or 0, 2 do
       if not flow.rule_of('limit', limits[place]) then return {'limit', id, limits[place]} end
     end
@@ -212,29 +176,26 @@ local function refuse_segment(jobs, met) -- why the whole call is refused; marks
   return nil
 end
 
-local function store_segment(jobs, answers, is_bounded) -- whether all were stored; bounded: checked before
-  local q, all = jobs.q, true
-  if is_bounded and jobs.priority >= 0 and not jobs.some_known and not q.fair and not q.drop and not flow.queue_rule(q) then
-    add_untouched(q, jobs.priority, jobs)
-    for _ = 1, #jobs.ids do answers[#answers + 1] = 0 end
-    return true
-  end
+local function store_segment(jobs, answers, is_bounded) -- whether all were stored
+  local all = true
   for at, id in ipairs(jobs.ids) do
-    local traits = jobs.traits[at] or (jobs.priority > 0 and {p = jobs.priority} or NO_TRAITS)
-    local refused = enqueue_one(q, id, traits, jobs.tasks[at], jobs.rests[at], is_bounded)
+    local refused = enqueue_one(jobs.q, id, jobs.traits[at], jobs.tasks[at], jobs.rests[at], is_bounded)
     answers[#answers + 1] = refused or 0
     all = all and not refused
   end
   return all
 end
 
-local function enqueue_call(segments, args, from, is_bounded)
+local function enqueue_call(segments, args, from)
   local parts, met, answers, all = {}, {}, {}, true
-  for at, segment in ipairs(segments) do parts[at], from = read_segment(segment, args, from) end
+  for at, segment in ipairs(segments) do
+    parts[at], from = read_segment(segment, args, from)
+    split(parts[at])
+  end
   for _, jobs in ipairs(parts) do
-    local refused = refuse_segment(jobs, met)
+    local refused = refusal_of(jobs, met)
     if refused then return refused, from end
   end
-  for _, jobs in ipairs(parts) do all = store_segment(jobs, answers, is_bounded) and all end
+  for _, jobs in ipairs(parts) do all = store_segment(jobs, answers, true) and all end
   return all and 0 or answers, from
 end

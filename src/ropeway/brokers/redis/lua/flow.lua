@@ -294,10 +294,6 @@ local function join_turns(row)
     turns = {reached = 0, key = row.q.key .. 't' .. priority}
     row.q.turns[priority], row.q.fair = turns, '1'
     call('HSET', row.q.key .. 'h', 'fair', '1', 'reached' .. priority, '0')
-    if not some_fair then
-      some_fair = '1'
-      call('HSET', SHARD .. ':m', 'fair', '1')
-    end
   end
   local tenant = traits.fk or ''
   local last = tonumber(call('HGET', turns.key, tenant) or 0)

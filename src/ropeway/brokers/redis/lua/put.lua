@@ -1,8 +1,6 @@
 -- Changing a row: `open` takes it out of its place, the caller changes its status (and words, and
 -- queue), `put` gives it the place that follows. All indexes are true between scripts.
 
-local RETENTION = {completed = @COMPLETED_MS, cancelled = @CANCELLED_MS, dead = @DEAD_MS}
-
 -- ------------------------------------------------------------------ unique keys
 
 local function window_end(u, created)
@@ -56,9 +54,16 @@ end
 local function leave_ready(row)
   if row.fresh then
     row.st.old, row.fresh = 1, nil -- its id stays in the list until somebody meets it there
+    add_stale(row.q, 1)
   elseif not row.st.blocked_on then
     call('ZREM', row.q.key .. 'e' .. priority_of(row), place_in(row))
   end
+end
+
+local function leave_list(row) -- its entry there, which was out of date, goes
+  call('LREM', row.q.key .. 'r' .. priority_of(row), 1, row.id)
+  row.st.old = nil
+  add_stale(row.q, -1)
 end
 
 -- ------------------------------------------------------------------ ordering keys
@@ -115,8 +120,6 @@ local function leave_line(row, q, key)
 end
 
 -- ------------------------------------------------------------------ parents and children
-
-local has_kin = call('EXISTS', SHARD .. ':ch') == 1
 
 local function children_of(id) -- {queue, id, queue, id, ...}
   local kept = has_kin and call('HGET', SHARD .. ':ch', id)
@@ -185,8 +188,6 @@ end
 
 -- ------------------------------------------------------------------ those who wait for an end
 
-local some_wait = call('EXISTS', SHARD .. ':wt') == 1
-
 local function answer(row, is_gone)
   if not some_wait then return end
   local field = encode({row.q.name, row.id})
@@ -204,38 +205,6 @@ end
 
 -- ------------------------------------------------------------------ leases and ends
 
-local ended = {} -- queue -> group -> leases that are over
-
-local function lease_ended(q, of_group)
-  local groups = ended[q]
-  if not groups then
-    groups = {}
-    ended[q] = groups
-  end
-  groups[of_group] = (groups[of_group] or 0) + 1
-end
-
-at_end[#at_end + 1] = function()
-  for q, groups in pairs(ended) do
-    for of_group, n in pairs(groups) do
-      if call('HINCRBY', q.key .. 'ln', of_group, -n) <= 0 then
-        call('HDEL', q.key .. 'ln', of_group)
-        call('ZREM', q.key .. 'l', of_group)
-        call('DEL', q.key .. 'g' .. of_group)
-      end
-    end
-  end
-end
-
-local function lease_group(q, ids, until_ms) -- one entry for all leases that begin now
-  group = group + 1
-  call('ZADD', q.key .. 'l', until_ms, group)
-  many('RPUSH', q.key .. 'g' .. group, ids)
-  call('HSET', q.key .. 'ln', group, #ids)
-  hear(':al', 'l', q, until_ms)
-  return group
-end
-
 local function prune_at(row)
   local st, traits = row.st, row.traits
   local keep_ms = RETENTION[st.state]
@@ -249,11 +218,6 @@ end
 
 local function is_usual(row) -- its record goes in the order in which jobs are completed
   return row.st.state == 'completed' and not row.traits.rt and not row.traits.u
-end
-
-local function completed_usually(q, ids)
-  many('RPUSH', q.key .. 'f', ids)
-  hear(':aw', 'f', q, now_ms + RETENTION.completed)
 end
 
 local function place_final(row)
@@ -391,7 +355,7 @@ local function forget(row) -- a row that is not running, opened or not, goes wit
   row.removed = true
   if row.was ~= 'completed' then tell_children(row) end
   for _, parent_id in ipairs(st.ki or {}) do disown(parent_id, q.name, row.id) end
-  if st.old then call('LREM', q.key .. 'r' .. priority_of(row), 1, row.id) end
+  if st.old then leave_list(row) end
   if st.evb then call('DEL', q.key .. 'ev' .. row.id) end
   unlist(q, row)
   call('HDEL', q.key .. 'j', row.id)

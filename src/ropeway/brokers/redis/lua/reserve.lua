@@ -1,23 +1,11 @@
--- Handing out jobs. What is taken is kept in `taken` as {id, words, status, queue}, in order; a
--- status of "" is that of a first start.
-local taken = {}
-local asked -- worker, limit, until_ms, may_park
+-- Handing out jobs in the long way: by all that may hold one back.
 local passed_over -- the first queue whose suspect had to wait
-local next_start -- whether this script has its token already
 
 local function is_suspect(row) return #(row.st.crashes or {}) >= CRASHES end
 
 local function left()
   if asked.suspect then return 0 end
-  return asked.limit - #taken
-end
-
-local function new_token()
-  if not next_start then
-    next_start = true
-    token = token + 1
-  end
-  return token
+  return asked.limit - taken_n
 end
 
 local function close(row) row.open, row.at_place, row.at_parked = nil, nil, nil end
@@ -28,31 +16,32 @@ local function start(row) -- a row out of its place; it has no group of leases y
   st.lease_until_ms, st.worker, st.started_at_ms, st.reason = asked.until_ms, asked.worker, now_ms, nil
 end
 
-local function begin_runs(q, run) -- run: {id, ids...}, entries in order; untouched ones share a status
-  local ids, fresh, shared = {}, {}, nil
+local function begin_runs(q, run) -- entries {id, words or row} in order; untouched ones share a status
+  local ids, pairs_of, shared = {}, {}, nil
   for at, one in ipairs(run) do ids[at] = one.id end
   local of_group = lease_group(q, ids, asked.until_ms)
   for _, one in ipairs(run) do
-    if one.row then
-      local row = one.row
+    local row = one.row
+    if row then
       row.st.lg = of_group
       close(row)
       if row.traits.u then update_key(row) end
       if row.traits.o then update_line(row) end
       save(row)
-      taken[#taken + 1] = {one.id, row.words, row.packed, q.name}
+      local at = #taken
+      taken[at + 1], taken[at + 2], taken[at + 3] = one.id, row.words, row.packed
+      note_run(q, 1, false)
       if row.st.rank then flow.serve_turns(q, priority_of(row), row.st.rank) end
     else
-      shared = shared or pack_status({
-        state = 'running', attempt = 1, token = new_token(), lease_until_ms = asked.until_ms,
-        worker = asked.worker, started_at_ms = now_ms, lg = of_group,
-      })
-      fresh[#fresh + 1] = one.id
-      fresh[#fresh + 1] = shared
-      taken[#taken + 1] = {one.id, one.words, '', q.name}
+      shared = shared or started(of_group)
+      pairs_of[#pairs_of + 1] = one.id
+      pairs_of[#pairs_of + 1] = shared
+      local at = #taken
+      taken[at + 1], taken[at + 2] = one.id, one.words
+      note_run(q, 1, true)
     end
   end
-  if #fresh > 0 then many('HSET', q.key .. 's', fresh) end
+  if #pairs_of > 0 then many('HSET', q.key .. 's', pairs_of) end
   add_count(q, 'available', -#run)
   add_count(q, 'running', #run)
   if RULED then flow.queue_started(q, #run) end
@@ -63,6 +52,7 @@ local function met_again(q, id) -- its entry in a list of untouched ones was out
   if row and row.st.old then
     row.st.old = nil
     save(row)
+    add_stale(q, -1)
   end
 end
 
@@ -82,7 +72,7 @@ end
 
 local function consider(q, row, run) -- "stop", or whether it was taken or put elsewhere
   local suspect = is_suspect(row)
-  if suspect and (#run > 0 or #taken > 0) then
+  if suspect and (#run > 0 or taken_n > 0) then
     passed_over = passed_over or q.name
     return 'stop'
   end
@@ -197,7 +187,7 @@ local function next_start_ms(names) -- until time alone lets a job of these queu
   for _, name in ipairs(names) do
     local q = queue_of(name)
     if not q.paused then
-      earlier(tonumber(call('ZRANGE', q.key .. 'd', 0, 0, 'WITHSCORES')[2]))
+      earlier(next_due(q))
       if RULED then earlier(flow.queue_opens(q)) end
     end
   end
@@ -244,14 +234,14 @@ local function take_weighted(names, weights, credits, first) -- the credits and 
       if places > 0 and places <= left() and take(name, places) < places then exhausted[name] = true end
     end
   end
-  if #taken == 0 then credits = before end
+  if taken_n == 0 then credits = before end
   if passed_over or asked.suspect then first = passed_over or false end
   return credits, first
 end
 
 local function reserve(request) -- {worker, limit, lease_ms, names, weights, credits, first}
   local worker, limit, lease_ms, names, weights, credits, first = unpack(request)
-  asked = {worker = worker, limit = limit, until_ms = mono_ms + lease_ms, may_park = 4 * limit + 64}
+  ask(worker, limit, lease_ms)
   if RULED then wake_parked(2 * limit) end
   if weights then
     credits, first = take_weighted(names, weights, credits, first)
@@ -261,7 +251,7 @@ local function reserve(request) -- {worker, limit, lease_ms, names, weights, cre
     end
   end
   local cut_short, sleep_ms = asked.may_park <= 0, nil
-  if #taken == 0 and not cut_short then
+  if taken_n == 0 and not cut_short then
     sleep_ms = next_start_ms(names)
     for _, name in ipairs(names) do
       if not queue_of(name).rings then call('DEL', queue_of(name).key .. 'bell') end
@@ -271,21 +261,5 @@ local function reserve(request) -- {worker, limit, lease_ms, names, weights, cre
       if not queue_of(name).paused and count_of(queue_of(name), 'available') > 0 then ring(queue_of(name)) end
     end
   end
-  local runs = {} -- {queue, n, ...}
-  for _, one in ipairs(taken) do
-    if runs[#runs - 1] == one[4] then runs[#runs] = runs[#runs] + 1 else
-      runs[#runs + 1] = one[4]
-      runs[#runs + 1] = 1
-    end
-  end
-  return {token, asked.until_ms, cut_short, sleep_ms or false, credits or false, first or false, runs}
-end
-
-local function leases(meta) -- the reply of a script that hands out: meta, then id, words, status
-  local reply = {encode(meta)}
-  for _, one in ipairs(taken) do
-    local at = #reply
-    reply[at + 1], reply[at + 2], reply[at + 3] = one[1], one[2], one[3]
-  end
-  return reply
+  return meta_of(cut_short, sleep_ms, credits, first)
 end

@@ -152,16 +152,28 @@ local function list_ids(q, first, ids) -- new records with seqs from `first` on
   call('HSET', q.key .. 'h', 'page', q.page, 'paged', q.paged)
 end
 
-local function unlist(q, row)
-  if row.st.mv then return call('ZREM', q.key .. 'pm', seq_in(row)) end
-  local page = call('ZREVRANGEBYSCORE', q.key .. 'pz', format('%.0f', row.seq), '-inf', 'LIMIT', 0, 1)[1]
-  if page and call('HINCRBY', q.key .. 'pl', page, -1) <= 0 then
-    call('HDEL', q.key .. 'pl', page)
-    call('ZREM', q.key .. 'pz', page)
-    call('DEL', q.key .. 'pg' .. page)
-    if page == q.page then
-      q.paged = PAGE -- the next record begins a new one
-      call('HSET', q.key .. 'h', 'paged', PAGE)
+local function unlist_seqs(q, seqs) -- records that are gone; their pages go with the last of each
+  local at = 1
+  while at <= #seqs do
+    local first = format('%.0f', seqs[at])
+    local page = call('ZREVRANGEBYSCORE', q.key .. 'pz', first, '-inf', 'LIMIT', 0, 1)[1]
+    local beyond = tonumber(call('ZRANGEBYSCORE', q.key .. 'pz', '(' .. first, '+inf', 'LIMIT', 0, 1)[1])
+    local n, from = 0, tonumber(page)
+    while at <= #seqs and seqs[at] >= from and (not beyond or seqs[at] < beyond) do
+      n, at = n + 1, at + 1
+    end
+    if call('HINCRBY', q.key .. 'pl', page, -n) <= 0 then
+      call('HDEL', q.key .. 'pl', page)
+      call('ZREM', q.key .. 'pz', page)
+      call('DEL', q.key .. 'pg' .. page)
+      if page == q.page then
+        q.paged = PAGE -- the next record begins a new one
+        call('HSET', q.key .. 'h', 'paged', PAGE)
+      end
     end
   end
+end
+
+local function unlist(q, row)
+  if row.st.mv then call('ZREM', q.key .. 'pm', seq_in(row)) else unlist_seqs(q, {row.seq}) end
 end

@@ -1,6 +1,6 @@
 -- Writing how runs ended. A segment is:
---   {"a", queue, token, n}  n times: id, result    completed; "" for no result
---   {"A", queue, token, n}  result, n times: id    completed, all with this result
+--   {"a", queue, token, n}  n times: id, result    completed; "" for no result; no id comes twice,
+--   {"A", queue, token, n}  result, n times: id    and each token has one segment; all this result
 --   {"o", outcome}          any other end: k its kind, q queue, id, tk token, and what it has of
 --                           delay, counted, reason, codec, th segments to enqueue;
 --                           then as arguments, where named true: res, failure, fallback, jobs of th
@@ -22,11 +22,6 @@ local function held(q, id, of_token) -- the row of a current lease; else nil, an
     end
   end
   return nil, row
-end
-
-local function complete(st, result, codec)
-  st.state, st.finished_at_ms, st.settled_token, st.saved = 'completed', now_ms, st.token, nil
-  st.result, st.result_codec = result, codec
 end
 
 local function add_errors(st, ...)
@@ -81,7 +76,10 @@ local function settle_one(o, args, from) -- the answer, and where the next argum
     endings[kind](st, o)
     put(row)
     if kind == 'ack' then
-      for _, jobs in ipairs(follow_ups) do store_segment(jobs, {}, false) end
+      for _, jobs in ipairs(follow_ups) do
+        split(jobs)
+        store_segment(jobs, {}, false)
+      end
       free_children(row)
     end
   end
@@ -89,85 +87,29 @@ local function settle_one(o, args, from) -- the answer, and where the next argum
   return SETTLED, from
 end
 
-local function is_watched(q, ids, at)
-  return (has_kin and call('HEXISTS', SHARD .. ':ch', ids[at]) == 1)
-    or (some_wait and call('HEXISTS', SHARD .. ':wt', encode({q.name, ids[at]})) == 1)
-end
-
--- Jobs without traits that nobody waits for are completed all at once; those that were handed out
--- together share a status before, and with the same result share one after.
-local function complete_all(q, of_token, ids, results, common)
-  local answers, all, seen, packed_st = {}, true, {}, hash_values(q.key .. 's', ids)
-  local written, done, others = {}, {}, {}
-  local someone_looks = has_kin or some_wait
-  for at, id in ipairs(ids) do
-    local packed = packed_st[at]
-    local kind = packed and seen[packed]
-    if packed and not kind then
-      local st = unpack_status(packed)
-      kind = {st = st, is_plain = st.state == 'running' and st.token == of_token and not st.tr, n = 0, after = {}}
-      seen[packed] = kind
-    end
-    if not kind or not kind.is_plain or (someone_looks and is_watched(q, ids, at)) then
-      others[#others + 1] = at
-    else
-      local result = common or results[at]
-      local after = kind.after[result]
-      if not after then
-        complete(kind.st, result ~= '' and result or nil, nil)
-        local of_group = kind.st.lg
-        kind.st.lg = nil
-        after = pack_status(kind.st)
-        kind.st.lg = of_group
-        kind.after[result] = after
-      end
-      kind.n = kind.n + 1
-      written[#written + 1], written[#written + 2] = id, after
-      done[#done + 1] = id
-      rows[q.key .. id] = nil
-      answers[at] = SETTLED
-    end
-  end
-  if #done > 0 then
-    many('HSET', q.key .. 's', written)
-    for _, kind in pairs(seen) do
-      if kind.n > 0 then
-        lease_ended(q, kind.st.lg)
-        ended[q][kind.st.lg] = ended[q][kind.st.lg] + kind.n - 1
-      end
-    end
-    add_count(q, 'running', -#done)
-    add_count(q, 'completed', #done)
-    completed_usually(q, done)
-    if RULED then flow.queue_ended(q, 'success', 1) end
-  end
-  for _, at in ipairs(others) do
-    local result = common or results[at]
-    local outcome = {k = 'ack', q = q.name, id = ids[at], tk = of_token, result = result ~= '' and result or nil}
-    answers[at] = settle_one(outcome, {}, 1)
-    all = all and answers[at] == SETTLED
-  end
-  return all and 0 or answers
-end
-
 local function settle(segments, args, from) -- answers by segment: 0, all settled, or one each
   local answers = {}
   for place, segment in ipairs(segments) do
-    local kind, queue, of_token, n = unpack(segment)
-    if kind == 'o' then
+    if segment[1] == 'o' then
       local answer
-      answer, from = settle_one(queue, args, from)
+      answer, from = settle_one(segment[2], args, from)
       answers[place] = answer == SETTLED and 0 or {answer}
     else
-      local ids, results, common = {}, {}, nil
-      if kind == 'A' then common, from = args[from], from + 1 end
-      for at = 1, n do
-        ids[at] = args[from]
-        if not common then results[at] = args[from + 1] end
-        from = from + (common and 1 or 2)
+      local ids, results, common, after = read_acks(segment, args, from)
+      from = after
+      local q, replies, all = queue_of(segment[2]), {}, true
+      local acks = acks_of(q, segment[3], ids, results, common)
+      for at = 1, #ids do replies[at] = SETTLED end
+      write_acks(acks)
+      if RULED and #acks.done > 0 then flow.queue_ended(q, 'success', 1) end
+      for _, at in ipairs(acks.others) do
+        local result = common or results[at]
+        local outcome = {k = 'ack', q = q.name, id = ids[at], tk = segment[3], result = result ~= '' and result or nil}
+        replies[at] = settle_one(outcome, {}, 1)
+        all = all and replies[at] == SETTLED
       end
-      answers[place] = complete_all(queue_of(queue), of_token, ids, results, common)
+      answers[place] = all and 0 or replies
     end
   end
-  return answers, from
+  return answers
 end

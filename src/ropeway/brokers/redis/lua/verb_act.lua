@@ -32,10 +32,7 @@ local function move(row, name)
   local q = queue_of(name)
   open(row)
   unlist(old, row)
-  if st.old then
-    call('LREM', old.key .. 'r' .. priority_of(row), 1, row.id)
-    st.old = nil
-  end
+  if st.old then leave_list(row) end
   call('HDEL', old.key .. 'j', row.id)
   call('HDEL', old.key .. 's', row.id)
   if st.evb then call('RENAME', old.key .. 'ev' .. row.id, q.key .. 'ev' .. row.id) end

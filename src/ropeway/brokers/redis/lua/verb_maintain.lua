@@ -1,21 +1,3 @@
--- Do what time asks for. head: {limit}. Returns, in MessagePack,
--- {promoted, expired, buried, cascaded, pruned, next_ms or false}.
-local limit = decode(ARGV[2])[1]
-
-local function due_queues(agenda, kind, at_ms) -- those with something to do by then
-  local found = {}
-  for _, entry in ipairs(call('ZRANGEBYSCORE', SHARD .. agenda, '-inf', at_ms)) do
-    if sub(entry, 1, 1) == kind then found[#found + 1] = queue_of(sub(entry, 2)) end
-  end
-  return found
-end
-
-local function note(agenda, kind, q, at_ms) -- when the queue is next looked at
-  if at_ms then call('ZADD', SHARD .. agenda, at_ms, kind .. q.name) else call('ZREM', SHARD .. agenda, kind .. q.name) end
-end
-
-local function first_of(key) return tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]) end
-
 local promoted, expired, buried, cascaded, pruned = 0, 0, 0, 0, 0
 
 for _, q in ipairs(due_queues(':ad', 'd', now_ms)) do
@@ -94,60 +76,13 @@ while call('EXISTS', SHARD .. ':fq') == 1 do
   if not cascade_first() then break end
 end
 
-local function prune_later(row) -- a record that an unfinished job needs
-  call('ZADD', row.q.key .. 'p', now_ms + 1000, seq_in(row))
-  if row.st.state == 'completed' then call('ZADD', row.q.key .. 'c', row.st.finished_at_ms, seq_in(row)) end
-  hear(':aw', 'p', row.q, now_ms + 1000)
-end
-
-local function prune_plain(q, ids) -- many that have no traits and no traces elsewhere
-  many('HDEL', q.key .. 'j', ids)
-  many('HDEL', q.key .. 's', ids)
-  add_count(q, 'completed', -#ids)
-end
-
-local function prune_list(q, until_ms, most) -- the oldest usual ones, finished by then; how many
-  local done = 0
-  while done < most do
-    local ids = call('LRANGE', q.key .. 'f', 0, min(most - done, 500) - 1)
-    if #ids == 0 then break end
-    local n, plain = 0, {}
-    local words, statuses, kinds = hash_values(q.key .. 'j', ids), hash_values(q.key .. 's', ids), {}
-    for at, id in ipairs(ids) do
-      local kind = statuses[at] and (kinds[statuses[at]] or unpack_status(statuses[at]))
-      if kind then kinds[statuses[at]] = kind end
-      if kind and kind.finished_at_ms and kind.finished_at_ms > until_ms then break end
-      n = at
-    end
-    if n == 0 then break end
-    call('LPOP', q.key .. 'f', n)
-    for at = 1, n do
-      local id = ids[at]
-      local kind = statuses[at] and kinds[statuses[at]]
-      if kind and words[at] then
-        if kind.tr or kind.ki or kind.old or kind.evb or kind.mv or has_kin or some_wait then
-          local row = load(q, id)
-          if is_needed(row) then prune_later(row) else forget(row); done = done + 1 end
-        else
-          plain[#plain + 1] = id
-          unlist(q, {q = q, seq = from_bytes('>I6', words[at]), st = kind})
-          done = done + 1
-        end
-      end
-    end
-    if #plain > 0 then prune_plain(q, plain) end
-    if n < #ids then break end
-  end
-  return done
-end
-
 for _, q in ipairs(due_queues(':aw', 'p', now_ms)) do
   while pruned < limit do
     local member = call('ZRANGEBYSCORE', q.key .. 'p', '-inf', now_ms, 'LIMIT', 0, 1)[1]
     if not member then break end
     local row = load(q, id_in(member))
     if is_needed(row) then
-      prune_later(row)
+      keep_for_now(row)
     else
       forget(row)
       pruned = pruned + 1
@@ -157,7 +92,7 @@ for _, q in ipairs(due_queues(':aw', 'p', now_ms)) do
 end
 
 for _, q in ipairs(due_queues(':aw', 'f', now_ms)) do
-  if pruned < limit then pruned = pruned + prune_list(q, now_ms - RETENTION.completed, limit - pruned) end
+  if pruned < limit then pruned = pruned + prune_usual(q, now_ms - RETENTION.completed, limit - pruned) end
   local first = call('LINDEX', q.key .. 'f', 0)
   local row = first and load(q, first)
   note(':aw', 'f', q, first and ((row and row.st.finished_at_ms or now_ms) + RETENTION.completed))
@@ -179,7 +114,7 @@ local function prune_surplus(q)
       end
     elseif usual then
       local until_ms = other[1] and tonumber(other[2]) or now_ms
-      local n = prune_list(q, until_ms, min(surplus, limit - pruned))
+      local n = prune_usual(q, until_ms, min(surplus, limit - pruned))
       if n == 0 then return end
       pruned = pruned + n
     else
@@ -191,22 +126,6 @@ end
 for _, q in ipairs(due_queues(':aw', 'k', now_ms)) do
   prune_surplus(q)
   if pruned < limit then note(':aw', 'k', q, nil) end
-end
-
-local next_ms = false
-local function sooner(agenda, key, clock_ms) -- the first true time of an agenda
-  while true do
-    local head = call('ZRANGE', SHARD .. agenda, 0, 0, 'WITHSCORES')
-    if not head[1] then return end
-    local q = queue_of(sub(head[1], 2))
-    local at_ms = first_of(q.key .. key)
-    if at_ms == tonumber(head[2]) then
-      local ms = max(0, at_ms - clock_ms)
-      if not next_ms or ms < next_ms then next_ms = ms end
-      return
-    end
-    note(agenda, sub(head[1], 1, 1), q, at_ms)
-  end
 end
 
 finish()

@@ -1,4 +1,4 @@
--- Operate one queue. head: {"pause" or "resume" or "purge" or "batch", queue, states, most}.
+-- Operate one queue. head: {"pause" or "resume" or "purge", queue, states, most}.
 -- `states` {name = true}; purge removes at most `most` jobs of one call that are not running.
 -- Returns how many were removed.
 local verb, name, states, most = unpack(decode(ARGV[2]))
@@ -20,6 +20,10 @@ else
         removed = removed + 1
       end
     end
+  end
+  if states.completed then removed = prune_usual(q, now_ms, most, true) end
+  for priority = q.top, 0, -1 do
+    if states.available and removed < most then removed = removed + purge_untouched(q, priority, most - removed) end
   end
   local moved = {}
   for at, member in ipairs(call('ZRANGE', q.key .. 'pm', 0, -1)) do moved[at] = id_in(member) end

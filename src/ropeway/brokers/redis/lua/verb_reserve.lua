@@ -1,6 +1,3 @@
--- Hand out jobs. head: {worker, limit, lease_ms, queues, weights, credits, first}; see reserve.lua.
--- Returns the meta {token, until_ms, cut_short, sleep_ms, credits, first, {queue, n, ...}} in
--- MessagePack, then id, words and status of each job.
-local meta = reserve(decode(ARGV[2]))
+local meta = reserve(request)
 finish()
 return leases(meta)

@@ -1,6 +1,6 @@
--- Hand out one batch. head: {worker, lease_ms, queues}. Returns as verb_reserve.lua.
+-- Hand out one batch. head: {worker, lease_ms, queues}. Returns as the script of reserve.
 local worker, lease_ms, names = unpack(decode(ARGV[2]))
-asked = {worker = worker, limit = 1, until_ms = mono_ms + lease_ms, may_park = 0}
+ask(worker, 1, lease_ms)
 local waiting = {}
 for _, name in ipairs(names) do
   local q = queue_of(name)
@@ -21,7 +21,7 @@ local function first_batch() -- the one that is ready first: when, queue, batch
 end
 
 local sleep_ms
-while #taken == 0 do
+while taken_n == 0 do
   local at_ms, q, batch = first_batch()
   if not at_ms or at_ms > now_ms then
     if at_ms then sleep_ms = at_ms - now_ms end
@@ -44,13 +44,12 @@ while #taken == 0 do
   end
   if #run > 0 then begin_runs(q, run) end
 end
-if #taken == 0 then
+if taken_n == 0 then
   for _, q in ipairs(waiting) do
     call('DEL', q.key .. 'bbell')
     local due = tonumber(call('ZRANGE', q.key .. 'd', 0, 0, 'WITHSCORES')[2])
     if due then sleep_ms = min(sleep_ms or due - now_ms, max(0, due - now_ms)) end
   end
 end
-local runs = #taken > 0 and {taken[1][4], #taken} or {}
 finish()
-return leases({token, asked.until_ms, false, sleep_ms or false, false, false, runs})
+return leases(meta_of(false, sleep_ms))

@@ -17,7 +17,10 @@ _PATIENCE_S: Final = 5.0
 _PAUSE_S: Final = 0.05
 _PAUSE_MAX_S: Final = 0.5
 # Not executed, and worth a second try after a moment.
-_WAIT: Final = frozenset({"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY"})
+_AGAIN: Final = frozenset(
+    {"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY"}
+)
+_AT_ONCE: Final = 3  # redirects that are followed without a pause
 
 
 class _Command(NamedTuple):
@@ -87,55 +90,60 @@ class ClusterClient:
 
     async def _route(self, slot: int, command: _Command) -> Any:
         """Send the command to the slot's master; follow redirects, and wait out short troubles."""
-        until_s = 0.0
-        pause_s = _PAUSE_S
-        loop = asyncio.get_running_loop()
+        topology = self._topology
+        until_s, tries = 0.0, 0
         while True:
-            if self._topology.stale:
-                await self._topology.refresh()
-            place = self._topology.owners[slot]
-            if place is None:
-                reply = ReplyError("CLUSTERDOWN", f"no node serves slot {slot}")
-            else:
-                try:
-                    reply = await command.to(self._topology.node(place))
-                except Lost:
-                    self._topology.stale = True
+            if topology.stale:
+                await topology.refresh()
+            place = topology.owners[slot]
+            try:
+                reply = await self._try(slot, place, command)
+            except Lost:
+                topology.doubt(place)
+                raise
+            except Disconnected as error:  # nothing was sent
+                topology.doubt(place)
+                await topology.refresh()
+                if topology.owners[slot] in {place, None}:
                     raise
-                except Disconnected:
-                    await self._topology.refresh(avoid=place)
-                    if self._topology.owners[slot] in {place, None}:
-                        raise
-                    continue
-                if type(reply) is not ReplyError:
-                    return reply
-                # A script may use keys that it does not name. While its slot is moved, they are
-                # partly here and partly there, so it waits until the slot is whole again.
-                if reply.code == "ASK" and command.script is None:
-                    target = self._topology.node(read_redirect(reply.message, place[0])[1])
-                    reply = await command.to(target, asking=True)
-                    if type(reply) is not ReplyError:
-                        return reply
-            now_s = loop.time()
+                reply = error
+            if not isinstance(reply, BrokerError):
+                return reply
+            tries += 1
+            now_s = asyncio.get_running_loop().time()
             until_s = until_s or now_s + _PATIENCE_S
-            if not self._worth_repeating(reply, slot, place) or now_s > until_s:
-                where = "the cluster" if place is None else show(*place)
-                raise self._error(reply, where)
-            if reply.code != "MOVED":
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+            self._learn(reply, slot, place)
+            if now_s > until_s or not _worth_repeating(reply):
+                raise self._error(reply, place)
+            if tries > _AT_ONCE or not (isinstance(reply, ReplyError) and reply.code == "MOVED"):
+                await asyncio.sleep(min(_PAUSE_S * tries, _PAUSE_MAX_S))
 
-    def _worth_repeating(self, reply: ReplyError, slot: int, place: Place | None) -> bool:
-        """Whether another try may succeed; takes from the reply what it tells about the map."""
+    async def _try(self, slot: int, place: Place | None, command: _Command) -> Any:
+        """The reply of the node there, or of the one to which the slot is just being moved."""
+        if place is None:
+            return ReplyError("CLUSTERDOWN", f"no node serves slot {slot}")
+        reply = await command.to(self._topology.node(place))
+        # A script may use keys that it does not name. While its slot is moved, they are partly
+        # here and partly there, so it waits until the slot is whole again.
+        if type(reply) is ReplyError and reply.code == "ASK" and command.script is None:
+            target = self._topology.node(read_redirect(reply.message, place[0])[1])
+            reply = await command.to(target, asking=True)
+        return reply
+
+    def _learn(self, reply: BrokerError, slot: int, place: Place | None) -> None:
+        """Take from an error reply what it tells about the map."""
+        if not isinstance(reply, ReplyError):
+            return
         if reply.code == "MOVED" and place is not None:
             self._topology.owners[slot] = read_redirect(reply.message, place[0])[1]
             self._topology.refresh_later()
-            return True
-        if reply.code in {"CLUSTERDOWN", "READONLY"}:
-            self._topology.stale = True
-        return reply.code in _WAIT or reply.code == "ASK"
+        elif reply.code in {"CLUSTERDOWN", "READONLY"}:
+            self._topology.doubt(place)
 
-    def _error(self, reply: ReplyError, where: str) -> BrokerError:
+    def _error(self, reply: BrokerError, place: Place | None) -> BrokerError:
+        if not isinstance(reply, ReplyError):
+            return reply
+        where = "the cluster" if place is None else show(*place)
         if reply.code in {"MOVED", "READONLY"}:
             return Disconnected(
                 f"{where}: the cluster does not agree who serves this slot ({reply}); not "
@@ -156,22 +164,24 @@ class ClusterClient:
             try:
                 replies = await self._topology.node(place).ask_all(packed, len(share))
             except Lost as error:
-                self._topology.stale = True
+                self._topology.doubt(place)
                 replies = [error] * len(share)
             except BrokerError:
-                self._topology.stale = True  # nothing was sent: each is routed anew
+                self._topology.doubt(place)  # nothing was sent: each is routed anew
         for position, reply in zip(share, replies, strict=True):
             results[position] = reply
             if type(reply) is ReplyError:
-                tag, words = calls[position]
-                elsewhere = reply.code in {"MOVED", "ASK"} or reply.code in _WAIT
-                if elsewhere:
-                    results[position] = await self._item(tag, words)
-                elif place is not None:
-                    results[position] = self._error(reply, show(*place))
+                if _worth_repeating(reply):
+                    results[position] = await self._item(*calls[position])
+                else:
+                    results[position] = self._error(reply, place)
 
     async def _item(self, tag: str, words: Sequence[Word]) -> Any:
         try:
             return await self.call(tag, *words)
         except BrokerError as error:
             return error
+
+
+def _worth_repeating(reply: BrokerError) -> bool:
+    return not isinstance(reply, ReplyError) or reply.code in _AGAIN

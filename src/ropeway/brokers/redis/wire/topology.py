@@ -23,7 +23,7 @@ class Topology:
 
     Attributes:
         owners: the master of each slot; None where nobody is known.
-        stale: the map may be wrong; the next call reads it anew.
+        stale: the map may be wrong, so `refresh` before the next call.
         version: of the node that told the map.
     """
 
@@ -36,6 +36,7 @@ class Topology:
         self._block_extra_s = block_extra_s
         self._nodes: dict[Place, Node] = {}
         self._known: list[Place] = []  # masters and replicas
+        self._doubted: Place | None = None
         self._reading: asyncio.Task[None] | None = None
         self._open = False
 
@@ -74,19 +75,24 @@ class Topology:
             node = self._nodes[place] = Node(dial, block_extra_s=self._block_extra_s)
         return node
 
+    def doubt(self, place: Place | None) -> None:
+        """Note that the map may be wrong, and that the node there is the last to ask for it."""
+        self.stale = True
+        self._doubted = place
+
     def refresh_later(self) -> None:
         """Read the map in the background: one redirect is seldom alone."""
         if self._reading is None:
-            self._start(None)
+            self._start()
 
-    async def refresh(self, avoid: Place | None = None) -> None:
+    async def refresh(self) -> None:
         """Read the map now, once for all who wait."""
         if not self._open:
             raise Disconnected(_CLOSED)
-        await asyncio.shield(self._reading or self._start(avoid))
+        await asyncio.shield(self._reading or self._start())
 
-    def _start(self, avoid: Place | None) -> asyncio.Task[None]:
-        task = self._reading = asyncio.create_task(self._read_or_closed(avoid))
+    def _start(self) -> asyncio.Task[None]:
+        task = self._reading = asyncio.create_task(self._read_or_closed())
         task.add_done_callback(self._read)
         return task
 
@@ -95,19 +101,19 @@ class Topology:
         if not task.cancelled():
             task.exception()  # whoever waited has it
 
-    async def _read_or_closed(self, avoid: Place | None) -> None:
+    async def _read_or_closed(self) -> None:
         try:
-            await self._read_map(avoid)
+            await self._read_map()
         except asyncio.CancelledError:
             if not self._open:  # by `close`, not by those who wait: for them it is an error
                 raise Disconnected(_CLOSED) from None
             raise
 
-    async def _read_map(self, avoid: Place | None) -> None:
+    async def _read_map(self) -> None:
         """Ask one node after the other, those with an open connection first."""
         places = list(dict.fromkeys([*self._known, *self._address.hosts]))
         linked = {place for place, node in self._nodes.items() if node.linked}
-        places.sort(key=lambda place: (place == avoid, place not in linked))
+        places.sort(key=lambda place: (place == self._doubted, place not in linked))
         failures: list[BrokerError] = []
         for place in places:
             try:
@@ -136,5 +142,6 @@ class Topology:
         self.owners = owners
         self._known = list(known)
         self.stale = False
+        self._doubted = None
         for place in self._nodes.keys() - set(owners):
             self._nodes.pop(place).retire(_GONE)
