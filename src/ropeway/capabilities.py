@@ -29,6 +29,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     workflow_edges: bool = True  # parents, unblocks, Ack(then)
     wakeup: Literal["push", "poll"] = "push"
     limits: bool = False  # of jobs and of queues, bounds of queues
+    app_limits: bool = True  # where there are limits: also such as count over all queues
     fair: bool = False
     groups: bool = False
     schedules: bool = False

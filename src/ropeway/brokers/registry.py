@@ -31,8 +31,8 @@ ENTRIES: Mapping[str, Entry] = {
     "redis+unix": Entry("ropeway.brokers.redis", "RedisBroker", "redis"),
     "redis+sentinel": Entry("ropeway.brokers.redis", "RedisBroker", "redis"),
     "rediss+sentinel": Entry("ropeway.brokers.redis", "RedisBroker", "redis"),
-    "redis+cluster": Entry("ropeway.brokers.redis", "RedisBroker", "redis"),
-    "rediss+cluster": Entry("ropeway.brokers.redis", "RedisBroker", "redis"),
+    "redis+cluster": Entry("ropeway.brokers.redis", "ClusterBroker", "redis"),
+    "rediss+cluster": Entry("ropeway.brokers.redis", "ClusterBroker", "redis"),
 }
 
 

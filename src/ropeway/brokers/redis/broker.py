@@ -1,7 +1,6 @@
 """`RedisBroker`: the whole contract on one Redis, alone or under Sentinel."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final, Self
 
@@ -26,9 +25,10 @@ from ropeway.broker import (
     WorkerInfo,
 )
 from ropeway.brokers.redis import ruling, server
+from ropeway.brokers.redis.counting import count_of
 from ropeway.brokers.redis.news import News
 from ropeway.brokers.redis.options import Options, parse_options
-from ropeway.brokers.redis.shard import Asked, Served, Shard
+from ropeway.brokers.redis.shard import MAINTAINED, Asked, Served, Shard, until_served
 from ropeway.brokers.redis.wire.address import Address, parse
 from ropeway.brokers.redis.wire.client import Client, connect
 from ropeway.capabilities import Capabilities
@@ -58,7 +58,7 @@ class RedisBroker:
         self._address, given = parse(url)
         self._options = parse_options(given)
         self._clock = clock
-        self._capabilities = server.capabilities(self._address, self._options)
+        self._capabilities = server.capabilities(self._options)
         self._client: Client | None = None
         self._shard: Shard | None = None
         self._news: News | None = None
@@ -131,18 +131,21 @@ class RedisBroker:
             self._note_turns(queues, served)
             return served
 
-        return await _until_served(shard, list(queues), once, wait_ms=wait_ms, batches=False)
+        names = list(queues)
+        return await until_served(
+            once, lambda seconds: shard.wait_for_jobs(names, seconds, batches=False), wait_ms
+        )
 
     async def reserve_group(
         self, queues: Queues, *, worker: str, lease_ms: int, wait_ms: int = 0
     ) -> list[Lease]:
         self._capabilities.refuse_reserve(limit=1, lease_ms=lease_ms)
         shard, names = self._open_shard(), list(queues)
-
-        async def once() -> Served:
-            return await shard.reserve_group(names, worker, lease_ms)
-
-        return await _until_served(shard, names, once, wait_ms=wait_ms, batches=True)
+        return await until_served(
+            lambda: shard.reserve_group(names, worker, lease_ms),
+            lambda seconds: shard.wait_for_jobs(names, seconds, batches=True),
+            wait_ms,
+        )
 
     def _asked(self, queues: Queues, worker: str, limit: int, lease_ms: int) -> Asked:
         if not isinstance(queues, Mapping):
@@ -195,7 +198,7 @@ class RedisBroker:
         return await self._open_shard().extend(beats, lease_ms) if beats else []
 
     async def maintain(self, *, limit: int = 1000) -> Maintained:
-        return await self._open_shard().maintain(limit)
+        return await self._open_shard().maintain([limit] * len(MAINTAINED))
 
     # ------------------------------------------------------------------ rules
 
@@ -235,13 +238,8 @@ class RedisBroker:
         return Page(records, None)
 
     async def count(self, where: Filter) -> int:
-        if where == Filter(states=where.states, queue=where.queue):
-            return sum(
-                n
-                for info in await self.queues()
-                for state, n in info.counts.items()
-                if where.queue in {None, info.name} and (where.states is None or state in where.states)
-            )
+        if counted := count_of(where, await self.queues()):
+            return counted.n
         queues = None if where.queue is None else [where.queue]
         found = 0
         async for record in self._open_shard().scan(queues, None, 2**53):
@@ -301,38 +299,10 @@ class RedisBroker:
         await self._open_shard().send(signal)
 
     async def signals(self, *, after: int | None, wait_ms: int = 0) -> list[Signal]:
-        shard = self._open_shard()
-        found = await shard.signals(after)
-        if found or after is None or wait_ms <= 0:
-            return found
-        await shard.wait_for_signal(after, wait_ms / 1000)
-        return await shard.signals(after)
+        return await self._open_shard().next_signals(after, wait_ms)
 
     async def heartbeat(self, worker: WorkerInfo) -> None:
         await self._open_shard().heartbeat(worker)
 
     async def workers(self) -> list[WorkerInfo]:
         return await self._open_shard().workers()
-
-
-async def _until_served(
-    shard: Shard,
-    queues: Sequence[str],
-    once: Callable[[], Awaitable[Served]],
-    *,
-    wait_ms: int,
-    batches: bool,
-) -> list[Lease]:
-    """Ask until there are jobs or the time is over; sleep until there may be some."""
-    now = asyncio.get_running_loop().time
-    until = now() + wait_ms / 1000
-    while True:
-        served = await once()
-        left = until - now()
-        if served.leases or left <= 0:
-            return served.leases
-        if served.cut_short:
-            continue
-        if served.sleep_ms is not None:
-            left = min(left, max(served.sleep_ms, 1) / 1000)
-        await shard.wait_for_jobs(queues, left, batches=batches)

@@ -152,6 +152,11 @@ def _refusal(reply: Sequence[Any]) -> Exception:
             "enforced; open the app that declares it, or start one of its workers, first"
         )
     _, id_, queue, task = reply
+    return id_conflict(id_, queue, task)
+
+
+def id_conflict(id_: str, queue: str, task: str) -> IdConflict:
+    """The error for an id that another job has, which is of this task."""
     return IdConflict(
         f"job id {id_!r} is taken in queue {queue!r} by another job (task {task!r}); nothing was "
         "enqueued. Give each job an id of its own."

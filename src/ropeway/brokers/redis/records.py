@@ -278,10 +278,7 @@ def _job(  # noqa: PLR0917 - the parts of one record
         ),
         ordering_key=t.o,
         parents=t.pa,
-        unblocks=tuple(
-            JobRef(str(id_), str(queue) if queue else None)
-            for queue, id_ in zip(t.ub[::2], t.ub[1::2], strict=True)
-        ),
+        unblocks=_unblocks(t),
         on_parent_failed=t.of,
         retention_ms=t.rt,
         revision=t.rv,
@@ -292,6 +289,18 @@ def _job(  # noqa: PLR0917 - the parts of one record
         workflow_id=r.w,
         schedule_id=r.s,
     )
+
+
+def _unblocks(t: Traits) -> tuple[JobRef, ...]:
+    return tuple(
+        JobRef(str(id_), str(queue) if queue else None)
+        for queue, id_ in zip(t.ub[::2], t.ub[1::2], strict=True)
+    )
+
+
+def read_unblocks(traits: bytes) -> tuple[JobRef, ...]:
+    """Which pending jobs wait for the job with these traits."""
+    return _unblocks(_decode_traits(traits))
 
 
 def read_status(job: Job, words: bytes, packed: bytes) -> Status:

@@ -29,7 +29,15 @@ async def declare(shard: Shard, rules: Sequence[Rule]) -> None:
 
 async def override(shard: Shard, rules: Sequence[Rule], *, force: bool) -> None:
     """See `JobStore.override`."""
-    reply = await _change(shard, "override", rules, force=force)
+    _refuse(rules, await _change(shard, "override", rules, force=force))
+
+
+async def check_override(shard: Shard, rules: Sequence[Rule]) -> None:
+    """Raise what `override` would raise, and change nothing."""
+    _refuse(rules, await _change(shard, "check", rules))
+
+
+def _refuse(rules: Sequence[Rule], reply: Sequence[Any]) -> None:
     if not reply:
         return
     if reply[0] == "few":

@@ -1,18 +1,21 @@
 """What the server must be, and what it promises."""
 
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
 
 from ropeway.brokers.redis.options import Options
-from ropeway.brokers.redis.wire.address import Address
-from ropeway.brokers.redis.wire.client import Client
-from ropeway.brokers.redis.wire.replies import ReplyError
+from ropeway.brokers.redis.wire.client import Client, Confirmation, Word
+from ropeway.brokers.redis.wire.replies import Lost, ReplyError
 from ropeway.capabilities import Capabilities
 from ropeway.errors import BrokerError, ConfigError, Disconnected, SchemaMismatch
 
 SCHEMA: Final = 1
 OLDEST: Final = (6, 2)
 CONFIRM_MS: Final = 2_000
+CONFIRMED: Final = frozenset(
+    {"enqueue", "settle", "exchange", "act", "enqueue_posted", "move", "kin"}
+)
+"""The scripts whose effect must be as durable as the broker promises."""
 _ACKNOWLEDGED: Final = {
     "server": "in the server's memory; on its disk as its appendfsync says",
     "fsync": "on the server's disk (fsync of the AOF) before the answer",
@@ -20,7 +23,7 @@ _ACKNOWLEDGED: Final = {
 }
 
 
-def capabilities(address: Address, options: Options) -> Capabilities:
+def capabilities(options: Options, *, app_limits: bool = True) -> Capabilities:
     """What the broker of this URL can do."""
     return Capabilities(
         name="redis",
@@ -30,6 +33,7 @@ def capabilities(address: Address, options: Options) -> Capabilities:
         limits=True,
         fair=True,
         groups=True,
+        app_limits=app_limits,
     )
 
 
@@ -37,7 +41,7 @@ async def check(client: Client, tag: str, options: Options) -> None:
     """Refuse a server that cannot keep the promises, and a store of a newer release.
 
     Raises:
-        ConfigError: the server is too old, or may evict jobs.
+        ConfigError: the server is too old, may evict jobs, or cannot keep the `durability`.
         SchemaMismatch: a newer release wrote there.
     """
     version = client.version
@@ -49,6 +53,8 @@ async def check(client: Client, tag: str, options: Options) -> None:
             f"the server's maxmemory-policy is {policy!r}, so it may delete jobs when its memory "
             "is full. Set it to noeviction: then enqueueing fails instead, and nothing is lost"
         )
+    if options.durability == "fsync":
+        await _can_sync(client, tag)
     key = f"{tag}:m"
     await client.call(tag, "HSETNX", key, "v", SCHEMA)
     found = int(await client.call(tag, "HGET", key, "v"))
@@ -75,23 +81,71 @@ Confirm = Callable[[str], Awaitable[None]]
 
 
 def confirmation(client: Client, options: Options) -> Confirm | None:
-    """What a write waits for before it is acknowledged, beyond the server's answer."""
-    if options.durability == "server":
-        return None
+    """Have the client confirm what must be more durable than the server's answer says.
 
-    async def confirm(tag: str) -> None:
-        if options.durability == "replica":
-            copies = await client.call(tag, "WAIT", 1, CONFIRM_MS)
-            if copies < 1:
-                raise Disconnected(
-                    f"no replica has confirmed the write within {CONFIRM_MS} ms, so it may be lost "
-                    "in a fail-over. Repeat the call; or give durability=server"
-                )
-            return
-        synced, _ = await client.call(tag, "WAITAOF", 1, 0, CONFIRM_MS)
-        if synced < 1:
-            raise Disconnected(
-                f"the server has not written its AOF to disk within {CONFIRM_MS} ms. Repeat the call"
-            )
+    Nothing is left to do after a call: what confirms a script leaves together with it.
+    """
+    if options.durability == "replica":
+        client.confirmation = Confirmation(CONFIRMED, _wait, _check_replica)
+    elif options.durability == "fsync":
+        client.confirmation = Confirmation(CONFIRMED, _wait_aof, _check_fsync)
+    return None
 
-    return confirm
+
+def _mark(tag: str) -> tuple[Word, ...]:
+    """A write, whatever the script did: WAIT speaks only of what its connection has written.
+
+    The script of a call that is sent again, or of a duplicate, writes nothing; what it answers may
+    have been written over another connection, and be on no replica and no disk yet.
+    """
+    return "HSET", f"{tag}:m", "mark", 1
+
+
+def _wait(tag: str) -> list[tuple[Word, ...]]:
+    return [_mark(tag), ("WAIT", 1, CONFIRM_MS)]
+
+
+def _wait_aof(tag: str) -> list[tuple[Word, ...]]:
+    return [_mark(tag), ("WAITAOF", 1, 0, CONFIRM_MS)]
+
+
+def _check_replica(replies: Sequence[Any], where: str) -> None:
+    copies = _last(replies, where)
+    if copies < 1:
+        raise Lost(
+            f"{where}: no replica has confirmed the write within {CONFIRM_MS} ms, so a fail-over "
+            "may lose it. Repeat the call, and see INFO replication; or give durability=server"
+        )
+
+
+def _check_fsync(replies: Sequence[Any], where: str) -> None:
+    synced, _ = _last(replies, where)
+    if synced < 1:
+        raise Lost(
+            f"{where}: the write was not on the disk within {CONFIRM_MS} ms, so a crash may lose "
+            "it. Repeat the call, and see INFO persistence; or give durability=server"
+        )
+
+
+def _last(replies: Sequence[Any], where: str) -> Any:
+    for reply in replies:
+        if isinstance(reply, ReplyError):
+            raise Lost(f"{where} does not confirm the write ({reply}). Repeat the call")
+    return replies[-1]
+
+
+async def _can_sync(client: Client, tag: str) -> None:
+    """Refuse durability=fsync where the server cannot say when a write is on its disk."""
+    try:
+        await client.call(tag, "WAITAOF", 1, 0, 1)
+    except ReplyError as error:
+        if error.message.startswith("unknown command"):
+            lack = f"Redis {client.version} has no WAITAOF, which came with Redis 7.2 and Valkey"
+        elif "appendonly" in error.message:
+            lack = "the server keeps no append-only file (appendonly no)"
+        else:
+            raise
+        raise ConfigError(
+            f"durability=fsync: {lack}. Change the server, or give durability=server and let its "
+            "appendfsync=always keep what it has acknowledged"
+        ) from error

@@ -1,7 +1,7 @@
 """One shard of a store: the verbs of the contract as calls of scripts, all keys in one slot."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 
@@ -41,6 +41,7 @@ from ropeway.brokers.redis import scripts
 from ropeway.brokers.redis.enqueueing import Desk
 from ropeway.brokers.redis.outcomes import Packed
 from ropeway.brokers.redis.records import encode_progress, read, read_job, read_status, seq_of, write_traits
+from ropeway.brokers.redis.server import Confirm
 from ropeway.brokers.redis.waiting import Doorbell
 from ropeway.brokers.redis.wire.client import Client, Script, Word
 from ropeway.clock import Clock
@@ -55,7 +56,7 @@ _EXTENDED: Final = (
     ExtendAnswer.CANCEL_REQUESTED,
     ExtendAnswer.PAUSED,
 )
-_ACTED: Final = (Answer.DONE, Answer.REQUESTED, Answer.NOT_FOUND, Answer.REFUSED)
+ACTED: Final = (Answer.DONE, Answer.REQUESTED, Answer.NOT_FOUND, Answer.REFUSED)
 _ACTIONS: Final = {
     CancelJob: "cancel",
     RetryJob: "retry",
@@ -69,6 +70,7 @@ _encode_signal = msgspec.msgpack.Encoder().encode
 _decode_signal = msgspec.msgpack.Decoder(Signal).decode
 _decode_worker = msgspec.msgpack.Decoder(WorkerInfo).decode
 PURGED_AT_ONCE: Final = 1_000
+MAINTAINED: Final = ("promoted", "expired", "buried", "cascaded", "pruned")
 HOLDERS_SHOWN: Final = 100
 
 
@@ -82,6 +84,14 @@ class Served(NamedTuple):
     first: str | None
 
 
+class Told(NamedTuple):
+    """The answer to an action; of a running job that is to be told: which, and whose it is."""
+
+    acted: Acted
+    ref: JobRef | None = None
+    worker: str | None = None
+
+
 class Asked(NamedTuple):
     """A call of reserve; with weights, whose turn it is."""
 
@@ -92,6 +102,7 @@ class Asked(NamedTuple):
     weights: Sequence[int] | None = None
     credits: Sequence[int] | None = None
     first: str | None = None
+    beside: bool = False  # jobs of another shard: a suspect does not come with them
 
     @property
     def head(self) -> tuple[Any, ...]:
@@ -104,6 +115,7 @@ class Asked(NamedTuple):
             self.weights or False,
             self.credits or False,
             self.first or False,
+            self.beside,
         )
 
 
@@ -114,7 +126,8 @@ class Shard:
         client: a connected client.
         tag: the prefix of every key, with the hash tag in braces.
         clock: tests move it by hand; None: the server's own.
-        replicas: (how many, milliseconds): copies that a write must have before it counts.
+        confirm: what a write waits for before it is acknowledged.
+        in_cluster: whether each queue is a shard of its own.
     """
 
     def __init__(
@@ -123,12 +136,14 @@ class Shard:
         tag: str,
         *,
         clock: Clock | None,
-        confirm: "Confirm | None" = None,
+        confirm: Confirm | None = None,
+        in_cluster: bool = False,
     ) -> None:
         self._client = client
         self.tag = tag
         self._clock = clock
         self._confirm = confirm
+        self._mode = "c" if in_cluster else ""
         self._desk = Desk(self._store)
         self._bell = Doorbell(client, tag)
 
@@ -141,7 +156,7 @@ class Shard:
         return await self._run(script, b"" if head is None else _encode(head), args)
 
     async def _run(self, script: Script, head: bytes, args: Sequence[Word]) -> Any:
-        now = str(lifecycle.COMPLETED_KEPT)
+        now = f"{lifecycle.COMPLETED_KEPT}{self._mode}"
         if self._clock is not None:
             now = f"{now} {self._clock.wall_ms()} {self._clock.mono_ms()}"
         return await self._client.run(script, self.tag, (now, head, *args))
@@ -221,28 +236,38 @@ class Shard:
         reply = await self.run(scripts.APPEND, head, [entry.data.encode() for entry in entries])
         return [_EXTENDED[code] for code in _decode(reply)]
 
-    async def maintain(self, limit: int) -> Maintained:
-        """See `Broker.maintain`."""
-        *done, next_ms = _decode(await self.run(scripts.MAINTAIN, (limit,)))
-        promoted, expired, buried, cascaded, pruned = done
+    async def maintain(self, limits: Sequence[int]) -> Maintained:
+        """See `Broker.maintain`; at most so many of each kind, in the order of `MAINTAINED`."""
+        *done, next_ms = _decode(await self.run(scripts.MAINTAIN, (False, *limits)))
         return Maintained(
-            promoted=promoted,
-            expired=expired,
-            buried=buried,
-            cascaded=cascaded,
-            pruned=pruned,
-            more=limit in done,
+            **dict(zip(MAINTAINED, done, strict=True)),
+            more=any(n >= limit for n, limit in zip(done, limits, strict=True)),
             next_ms=None if next_ms is False else int(next_ms),
         )
+
+    async def maintain_idle(self) -> Maintained | None:
+        """As `maintain` where there is nothing to do; else None, and nothing is done."""
+        reply = _decode(await self.run(scripts.MAINTAIN, (True, 0, 0, 0, 0, 0)))
+        if not reply:
+            return None
+        return Maintained(next_ms=None if reply[-1] is False else int(reply[-1]))
 
     async def abandon(self, workers: Sequence[str]) -> int:
         """See `JobStore.abandon`."""
         return await self.run(scripts.WORKERS, ("abandon", *workers))
 
+    async def has_post(self) -> bool:
+        """Whether there is something for other shards."""
+        return bool(await self._client.call(self.tag, "EXISTS", f"{self.tag}:ob"))
+
+    async def has_waits(self) -> bool:
+        """Whether some job waits for one that may be in another shard."""
+        return bool(await self._client.call(self.tag, "EXISTS", f"{self.tag}:fw"))
+
     # ------------------------------------------------------------------ operate
 
-    async def act(self, actions: Sequence[Action]) -> list[tuple[Acted, JobRef | None, str | None]]:
-        """The answers, and of a running job that is to be told: which, and whose."""
+    async def act(self, actions: Sequence[Action]) -> list[Told]:
+        """See `JobStore.act`."""
         head: list[Any] = []
         args: list[Word] = []
         for action in actions:
@@ -255,13 +280,13 @@ class Shard:
             )
             if isinstance(action, EditJob):
                 args += write_traits(action.job)
-        found: list[tuple[Acted, JobRef | None, str | None]] = []
+        found: list[Told] = []
         replies = _decode(await self._write(scripts.ACT, _encode(head), args))
         for action, reply in zip(actions, replies, strict=True):
             code, state, text, *told = reply
-            acted = Acted(_ACTED[code], State(state) if state else None, text)
+            acted = Acted(ACTED[code], State(state) if state else None, text)
             found.append(
-                (acted, JobRef(action.ref.id, told[0]), told[1]) if told else (acted, None, None)
+                Told(acted, JobRef(action.ref.id, told[0]), told[1]) if told else Told(acted)
             )
         return found
 
@@ -373,8 +398,15 @@ class Shard:
             for at in range(0, len(reply), 2)
         ]
 
-    async def wait_for_signal(self, after: int, seconds: float) -> None:
-        """Return when there is a signal with a greater seq, or after so many seconds."""
+    async def next_signals(self, after: int | None, wait_ms: int) -> list[Signal]:
+        """See `JobStore.signals`."""
+        found = await self.signals(after)
+        if found or after is None or wait_ms <= 0:
+            return found
+        await self._wait_for_signal(after, wait_ms / 1000)
+        return await self.signals(after)
+
+    async def _wait_for_signal(self, after: int, seconds: float) -> None:
         await self._client.block(
             self.tag,
             "XREAD",
@@ -398,6 +430,24 @@ class Shard:
             for at in range(0, len(reply), 2)
         ]
         return sorted(found, key=lambda worker: (worker.started_at_ms, worker.id))
+
+
+async def until_served(
+    once: Callable[[], Awaitable[Served]], wait: Callable[[float], Awaitable[None]], wait_ms: int
+) -> list[Lease]:
+    """Ask until there are jobs or the time is over; sleep until there may be some."""
+    now = asyncio.get_running_loop().time
+    until = now() + wait_ms / 1000
+    while True:
+        served = await once()
+        left = until - now()
+        if served.leases or left <= 0:
+            return served.leases
+        if served.cut_short:
+            continue
+        if served.sleep_ms is not None:
+            left = min(left, max(served.sleep_ms, 1) / 1000)
+        await wait(left)
 
 
 def _served(reply: Sequence[Any]) -> Served:

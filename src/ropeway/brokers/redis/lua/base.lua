@@ -1,7 +1,8 @@
 -- What every script begins with: where keys are, what time it is, counters of the shard and queues.
 --
 -- KEYS[1]  the shard: the prefix of all its keys, with the hash tag that keeps them in one slot
--- ARGV[1]  "KEPT" or "KEPT WALL MONO": completed records kept per queue; clocks of a test, in ms
+-- ARGV[1]  "KEPT" or "KEPT WALL MONO": completed records kept per queue; clocks of a test, in ms.
+--          A "c" behind KEPT: in a cluster, where each queue is a shard of its own.
 -- ARGV[2]  the script's own head, in MessagePack
 --
 -- Keys of a shard                          Keys of a queue, behind SHARD:<#name>:<name>:
@@ -19,6 +20,7 @@
 --        something is due, a lease ends,     p  zset  final ids that are not in f, by time to prune
 --        or the rest of maintain has work    pz zset  pages;  pg<first seq>  list  ids in order of seq
 --   :sg  stream signals   :wk  hash workers  pl hash  page -> records left;  pm  zset  moved here
+--   :ob  list   outbox, in a cluster; :fw  hash  waits for jobs that may be elsewhere (kin.lua)
 --   :calls<minute> hash  calls and answers   u  hash  unique key -> id
 --                                            o<key> zset  line of an ordering key;  oh hash  heads
 --                                            t<priority>  hash  tenant -> last rank
@@ -38,13 +40,13 @@ local KEPT_PLACE = {available = true, running = true}
 
 local counters = call('HMGET', SHARD .. ':m', 'clock', 'seq', 'token', 'group', 'rules')
 local seq, token, group = tonumber(counters[2] or 0), tonumber(counters[3] or 0), tonumber(counters[4] or 0)
-local RULED = counters[5] -- some rule is declared: queues may have bounds and limits
+local RULED = counters[5] -- some rule is declared
 local first_seq, first_token, first_group = seq, token, group
 
-local KEPT, now_ms, mono_ms
+local KEPT, IN_CLUSTER, now_ms, mono_ms
 do -- schedules never run backwards; leases run on the same clock, which is all that Redis has
-  local kept, wall, mono = string.match(ARGV[1], '^(%d+) ?(%d*) ?(%d*)$')
-  KEPT = tonumber(kept)
+  local kept, cluster, wall, mono = string.match(ARGV[1], '^(%d+)(c?) ?(%d*) ?(%d*)$')
+  KEPT, IN_CLUSTER = tonumber(kept), cluster == 'c'
   if wall == '' then
     local time = call('TIME')
     now_ms = time[1] * 1000 + floor(time[2] / 1000)
@@ -80,8 +82,9 @@ local function queue_of(name)
   local q = queues[name]
   if not q then
     q = {name = name, key = SHARD .. ':' .. #name .. ':' .. name .. ':', n = {}}
-    local kept = call('HMGET', q.key .. 'h', 'paused', 'top', 'page', 'paged', 'fair', 'drop', 'stale')
+    local kept = call('HMGET', q.key .. 'h', 'paused', 'top', 'page', 'paged', 'fair', 'drop', 'stale', 'ruled')
     q.paused, q.fair, q.drop, q.stale = kept[1], kept[5], kept[6], tonumber(kept[7] or 0)
+    q.ruled = kept[8] -- it has a bound or limits of its own
     q.top, q.page, q.paged = tonumber(kept[2] or 0), kept[3], tonumber(kept[4] or 0)
     queues[name] = q
   end

@@ -108,16 +108,12 @@ local function add(q, id, traits, task, rest)
   for _, parent_id in ipairs(row.st.waiting_on or {}) do
     local parent = find(parent_id)
     if parent and (parent.st.state == 'dead' or parent.st.state == 'cancelled') then tell_children(parent) end
+    if not parent and IN_CLUSTER then call('HSET', SHARD .. ':fw', encode({id, parent_id}), now_ms) end
   end
   for at = 1, traits.ub and #traits.ub or 0, 2 do
     local child = find(traits.ub[at + 1], traits.ub[at] or nil)
     if child and child.st.state == 'pending' then
-      adopt(id, child)
-      if not waits_for(child, id) then
-        child.st.waiting_on = child.st.waiting_on or {}
-        table.insert(child.st.waiting_on, id)
-      end
-      save(child)
+      wait_for(child, id)
     end
   end
 end
@@ -134,7 +130,7 @@ local function enqueue_one(q, id, traits, task, rest, is_bounded) -- nil when it
       return {DUPLICATE_KEY, holder.id, false}
     end
   end
-  local refused = is_bounded and RULED and refusal(q, id)
+  local refused = is_bounded and q.ruled and refusal(q, id)
   if refused then return refused end
   add(q, id, traits, task, rest)
   return nil

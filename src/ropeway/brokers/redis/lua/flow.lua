@@ -19,7 +19,7 @@ local function rule_of(kind, name)
 end
 
 local function queue_rule(q)
-  if q.rule == nil then q.rule = rule_of('queue', q.name) or false end
+  if q.rule == nil then q.rule = q.ruled and rule_of('queue', q.name) or false end
   return q.rule
 end
 

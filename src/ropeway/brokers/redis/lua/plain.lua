@@ -133,7 +133,7 @@ local function next_due(q) return tonumber(call('ZRANGE', q.key .. 'd', 0, 0, 'W
 
 local function take_short(q) -- whether all that the queue has ready could be taken, as far as wanted
   local due = next_due(q)
-  if due and due <= now_ms or q.stale > 0 then return false end
+  if (due and due <= now_ms) or q.stale > 0 or q.ruled then return false end
   q.next_due = due
   for priority = q.top, 0, -1 do
     if call('EXISTS', q.key .. 'e' .. priority) == 1 then return false end
@@ -155,9 +155,10 @@ end
 
 local function reserve_short(request) -- the meta; nil: look again in the long way, from the first queue
   local worker, limit, lease_ms, names, weights = unpack(request)
-  if RULED or weights then return nil end
+  if weights then return nil end
   ask(worker, limit, lease_ms)
-  local at_ms
+  local at_ms = RULED and tonumber(call('ZRANGE', SHARD .. ':w', 0, 0, 'WITHSCORES')[2])
+  if at_ms and at_ms <= now_ms then return nil end
   for _, name in ipairs(names) do
     local q = queue_of(name)
     if not q.paused and taken_n < limit then
@@ -268,14 +269,13 @@ local function read_acks(segment, args, from) -- ids, results or the common one,
 end
 
 local function settle_short(segments, args, from) -- 0 for each segment; nil: nothing was written
-  if RULED then return nil end
   local all, answers = {}, {}
   for place, segment in ipairs(segments) do
     if segment[1] == 'o' then return nil end
     local ids, results, common, after = read_acks(segment, args, from)
     from = after
     local acks = acks_of(queue_of(segment[2]), segment[3], ids, results, common)
-    if #acks.others > 0 then return nil end
+    if #acks.others > 0 or acks.q.ruled then return nil end
     all[place], answers[place] = acks, 0
   end
   for _, acks in ipairs(all) do write_acks(acks) end
@@ -308,7 +308,6 @@ local function are_new(jobs)
 end
 
 local function enqueue_short(calls) -- 0 for each call; nil: nothing was written
-  if RULED then return nil end
   local parts, replies, from = {}, {}, 3
   for place, one in ipairs(calls) do
     if one[1] and known_call(one[1]) then return nil end
@@ -316,7 +315,7 @@ local function enqueue_short(calls) -- 0 for each call; nil: nothing was written
       if one[at][2] < 0 then return nil end
       local jobs
       jobs, from = read_segment(one[at], ARGV, from)
-      if jobs.q.fair or jobs.q.drop or not are_new(jobs) then return nil end
+      if jobs.q.fair or jobs.q.drop or jobs.q.ruled or not are_new(jobs) then return nil end
       parts[#parts + 1] = jobs
     end
     replies[place] = 0

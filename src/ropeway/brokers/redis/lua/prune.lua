@@ -4,6 +4,7 @@ local function keep_for_now(row) -- a record that an unfinished job needs
   call('ZADD', row.q.key .. 'p', now_ms + 1000, seq_in(row))
   if row.st.state == 'completed' then call('ZADD', row.q.key .. 'c', row.st.finished_at_ms, seq_in(row)) end
   hear(':aw', 'p', row.q, now_ms + 1000)
+  tell_abroad(row.q.name, row.id, 'asked')
 end
 
 local function forget_plain(q, state, ids, seqs)

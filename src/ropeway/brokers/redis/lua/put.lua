@@ -142,6 +142,15 @@ local function set_children(id, refs)
   end
 end
 
+local function add_child(parent_id, queue, id)
+  local refs = children_of(parent_id)
+  for at = 1, #refs, 2 do
+    if refs[at] == queue and refs[at + 1] == id then return end
+  end
+  refs[#refs + 1], refs[#refs + 2] = queue, id
+  set_children(parent_id, refs)
+end
+
 local function adopt(parent_id, child)
   local st = child.st
   st.ki = st.ki or {}
@@ -149,9 +158,7 @@ local function adopt(parent_id, child)
     if id == parent_id then return end
   end
   st.ki[#st.ki + 1] = parent_id
-  local refs = children_of(parent_id)
-  refs[#refs + 1], refs[#refs + 2] = child.q.name, child.id
-  set_children(parent_id, refs)
+  add_child(parent_id, child.q.name, child.id)
 end
 
 local function disown(parent_id, queue, id)
@@ -167,8 +174,11 @@ end
 
 local function is_needed(row) -- an unfinished job still depends on this record
   if not has_kin then return false end
-  for _, child in ipairs(child_rows(row.id)) do
-    if not FINAL[child.st.state] then return true end
+  local refs = children_of(row.id)
+  for at = 1, #refs, 2 do
+    local child = load(queue_of(refs[at]), refs[at + 1])
+    if child and not FINAL[child.st.state] then return true end
+    if not child and IN_CLUSTER and refs[at] ~= row.q.name then return true end -- until it is asked
   end
   return false
 end
@@ -178,6 +188,20 @@ local function waits_for(row, parent_id)
     if id == parent_id then return at end
   end
   return nil
+end
+
+-- In a cluster a child may be in another shard. What it must be told goes to the outbox in this
+-- step; whoever finds it there delivers it, as often as it takes: see `cluster/kin.py`.
+local function post(...)
+  call('RPUSH', SHARD .. ':ob', encode({call('HINCRBY', SHARD .. ':m', 'posted', 1), ...}))
+end
+
+local function tell_abroad(queue, id, what)
+  if not IN_CLUSTER or not has_kin then return end
+  local refs = children_of(id)
+  for at = 1, #refs, 2 do
+    if refs[at] ~= queue then post(what, refs[at], refs[at + 1], id) end
+  end
 end
 
 local function tell_children(row) -- later, by `cascade`: this parent has failed or is gone
@@ -292,7 +316,7 @@ local function follow(row)
   if was == 'running' and st.state ~= 'running' then
     local ending = ending_of(st)
     if traits.li then flow.end_limits(row, ending) end
-    if RULED then flow.queue_ended(row.q, ending) end
+    if row.q.ruled then flow.queue_ended(row.q, ending) end
   end
   local moved = reworded and not same_turn(row)
   if moved or was == nil or (FINAL[was] and not FINAL[st.state]) then note_droppable(row) end
@@ -353,19 +377,28 @@ local function forget(row) -- a row that is not running, opened or not, goes wit
   if row.was == 'available' then flow.leave_turns(q, row.traits) end
   if row.traits.gk then flow.leave_batch(q, row, row.traits) end
   row.removed = true
-  if row.was ~= 'completed' then tell_children(row) end
+  if row.was ~= 'completed' and not row.moves then tell_children(row) end
   for _, parent_id in ipairs(st.ki or {}) do disown(parent_id, q.name, row.id) end
   if st.old then leave_list(row) end
   if st.evb then call('DEL', q.key .. 'ev' .. row.id) end
   unlist(q, row)
   call('HDEL', q.key .. 'j', row.id)
   call('HDEL', q.key .. 's', row.id)
-  answer(row, true)
+  if not row.moves then answer(row, true) end
   rows[q.key .. row.id] = false
 end
 
 local function drop_unretained(row) -- a retention of 0 ends the record with the job
   if FINAL[row.st.state] and prune_at(row) <= now_ms and not is_needed(row) then forget(row) end
+end
+
+local function wait_for(child, parent_id) -- a pending job waits for one more
+  adopt(parent_id, child)
+  if not waits_for(child, parent_id) then
+    child.st.waiting_on = child.st.waiting_on or {}
+    table.insert(child.st.waiting_on, parent_id)
+  end
+  save(child)
 end
 
 -- ------------------------------------------------------------------ steps of the life of a job
@@ -383,6 +416,7 @@ end
 
 local function free_children(parent)
   if not has_kin then return end
+  tell_abroad(parent.q.name, parent.id, 'completed')
   for _, child in ipairs(child_rows(parent.id)) do
     if child.st.state == 'pending' and waits_for(child, parent.id) then parent_completed(child, parent.id) end
   end

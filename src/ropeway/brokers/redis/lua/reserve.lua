@@ -44,7 +44,7 @@ local function begin_runs(q, run) -- entries {id, words or row} in order; untouc
   if #pairs_of > 0 then many('HSET', q.key .. 's', pairs_of) end
   add_count(q, 'available', -#run)
   add_count(q, 'running', #run)
-  if RULED then flow.queue_started(q, #run) end
+  if q.ruled then flow.queue_started(q, #run) end
 end
 
 local function met_again(q, id) -- its entry in a list of untouched ones was out of date
@@ -72,7 +72,7 @@ end
 
 local function consider(q, row, run) -- "stop", or whether it was taken or put elsewhere
   local suspect = is_suspect(row)
-  if suspect and (#run > 0 or taken_n > 0) then
+  if suspect and (#run > 0 or taken_n > 0 or asked.beside) then
     passed_over = passed_over or q.name
     return 'stop'
   end
@@ -138,7 +138,7 @@ end
 local function take(name, places) -- hand out up to so many jobs of one queue; how many
   local q, run = queue_of(name), {}
   promote(q, 2 * asked.limit)
-  if RULED then places = min(places, flow.queue_room(q)) end
+  if q.ruled then places = min(places, flow.queue_room(q)) end
   for priority = q.top, 0, -1 do
     local answer
     while #run < places and answer ~= 'stop' and asked.may_park > 0 do
@@ -188,7 +188,7 @@ local function next_start_ms(names) -- until time alone lets a job of these queu
     local q = queue_of(name)
     if not q.paused then
       earlier(next_due(q))
-      if RULED then earlier(flow.queue_opens(q)) end
+      if q.ruled then earlier(flow.queue_opens(q)) end
     end
   end
   if RULED then earlier(tonumber(call('ZRANGE', SHARD .. ':w', 0, 0, 'WITHSCORES')[2])) end
@@ -239,9 +239,10 @@ local function take_weighted(names, weights, credits, first) -- the credits and 
   return credits, first
 end
 
-local function reserve(request) -- {worker, limit, lease_ms, names, weights, credits, first}
+local function reserve(request) -- {worker, limit, lease_ms, names, weights, credits, first, beside}
   local worker, limit, lease_ms, names, weights, credits, first = unpack(request)
   ask(worker, limit, lease_ms)
+  asked.beside = request[8] -- the caller has others already: no suspect comes with them
   if RULED then wake_parked(2 * limit) end
   if weights then
     credits, first = take_weighted(names, weights, credits, first)
@@ -261,5 +262,5 @@ local function reserve(request) -- {worker, limit, lease_ms, names, weights, cre
       if not queue_of(name).paused and count_of(queue_of(name), 'available') > 0 then ring(queue_of(name)) end
     end
   end
-  return meta_of(cut_short, sleep_ms, credits, first)
+  return meta_of(cut_short, sleep_ms, credits, first or passed_over)
 end

@@ -115,14 +115,14 @@ local function seq_in(row) return bytes('>I6', row.seq) .. row.id end
 local function id_in(member) return sub(member, 7) end
 
 local function save(row)
-  row.st.tr = row.traits ~= NO_TRAITS or nil
+  row.st.tr = next(row.traits) ~= nil or nil
   row.packed = pack_status(row.st)
   row.fresh = nil
   call('HSET', row.q.key .. 's', row.id, row.packed)
 end
 
 local function new_words(at, created, traits, task, rest)
-  local packed = traits == NO_TRAITS and '' or encode(traits)
+  local packed = next(traits) and encode(traits) or ''
   return bytes('>I6I6I3I4', at, created, #packed, #task) .. packed .. task .. rest
 end
 

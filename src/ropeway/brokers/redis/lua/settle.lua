@@ -56,6 +56,27 @@ local endings = {
   end,
 }
 
+local function store_follow_ups(row, segments)
+  for _, jobs in ipairs(segments) do
+    split(jobs)
+    if not IN_CLUSTER or jobs.q == row.q then
+      store_segment(jobs, {}, false)
+    else
+      for at, id in ipairs(jobs.ids) do
+        local traits = jobs.traits[at]
+        for place = 1, traits.ub and #traits.ub or 0, 2 do -- those here must not start before it
+          local child = find(traits.ub[place + 1], traits.ub[place] or nil)
+          if child and child.st.state == 'pending' then
+            wait_for(child, id)
+            call('HSET', SHARD .. ':fw', encode({child.id, id}), now_ms)
+          end
+        end
+        post('job', jobs.q.name, id, next(traits) and encode(traits) or '\128', jobs.tasks[at], jobs.rests[at])
+      end
+    end
+  end
+end
+
 local function settle_one(o, args, from) -- the answer, and where the next arguments begin
   local q = queue_of(o.q)
   local row, other = held(q, o.id, o.tk)
@@ -76,10 +97,7 @@ local function settle_one(o, args, from) -- the answer, and where the next argum
     endings[kind](st, o)
     put(row)
     if kind == 'ack' then
-      for _, jobs in ipairs(follow_ups) do
-        split(jobs)
-        store_segment(jobs, {}, false)
-      end
+      store_follow_ups(row, follow_ups)
       free_children(row)
     end
   end
@@ -101,7 +119,7 @@ local function settle(segments, args, from) -- answers by segment: 0, all settle
       local acks = acks_of(q, segment[3], ids, results, common)
       for at = 1, #ids do replies[at] = SETTLED end
       write_acks(acks)
-      if RULED and #acks.done > 0 then flow.queue_ended(q, 'success', 1) end
+      if q.ruled and #acks.done > 0 then flow.queue_ended(q, 'success', 1) end
       for _, at in ipairs(acks.others) do
         local result = common or results[at]
         local outcome = {k = 'ack', q = q.name, id = ids[at], tk = segment[3], result = result ~= '' and result or nil}

@@ -1,6 +1,8 @@
--- Do what time asks for. head: {limit}. Returns, in MessagePack,
+-- Do what time asks for. head: {whether to see only if there is something to do, how
+-- many at most of each of the first five that are returned}.
+-- Returns, in MessagePack, {} for "there is", or
 -- {promoted, expired, buried, cascaded, pruned, next_ms or false}.
-local limit = decode(ARGV[2])[1]
+local only_asks, most_promoted, most_expired, most_buried, most_cascaded, most_pruned = unpack(decode(ARGV[2]))
 
 local function due_queues(agenda, kind, at_ms) -- those with something to do by then
   local found = {}
@@ -43,3 +45,4 @@ if not (is_due(':ad', now_ms) or is_due(':al', mono_ms) or is_due(':aw', now_ms)
   sooner(':al', 'l', mono_ms)
   return encode({0, 0, 0, 0, 0, next_ms})
 end
+if only_asks then return encode({}) end

@@ -1,4 +1,4 @@
--- Hand out jobs. head: {worker, limit, lease_ms, queues, weights, credits, first}; see reserve.lua.
+-- Hand out jobs. head: {worker, limit, lease_ms, queues, weights, credits, first, beside}; see reserve.lua.
 -- Returns the meta {token, until_ms, cut_short, sleep_ms, credits, first, {queue, n, ...}} in
 -- MessagePack, then id, words and status of each job.
 local request = decode(ARGV[2])

@@ -11,22 +11,6 @@ local function is_taken(q, u, row) -- who else holds the unique key there
   return nil
 end
 
-local function reopen_children(parent)
-  for _, child in ipairs(child_rows(parent.id)) do
-    if child.st.state == 'cancelled' and child.st.reason == 'parent_failed:' .. parent.id then
-      local waiting_on = {parent.id}
-      for _, id in ipairs(child.st.waiting_on or {}) do
-        if id ~= parent.id and not is_completed(id) then waiting_on[#waiting_on + 1] = id end
-      end
-      open(child)
-      child.st.state, child.st.waiting_on = 'pending', waiting_on
-      child.st.finished_at_ms, child.st.reason = nil, nil
-      put(child)
-      reopen_children(child)
-    end
-  end
-end
-
 local function move(row, name)
   local old, st = row.q, row.st
   local q = queue_of(name)
@@ -39,9 +23,7 @@ local function move(row, name)
   local refs_of = {unpack(st.ki or {})}
   for _, parent_id in ipairs(refs_of) do
     disown(parent_id, old.name, row.id)
-    local refs = children_of(parent_id)
-    refs[#refs + 1], refs[#refs + 2] = q.name, row.id
-    set_children(parent_id, refs)
+    add_child(parent_id, q.name, row.id)
   end
   rows[old.key .. row.id], rows[q.key .. row.id] = false, row
   row.q, st.mv = q, 1
@@ -93,6 +75,7 @@ local acts = {
   end,
   move = function(row, state, name)
     if not WAITING[state] then return refuse(state) end
+    if IN_CLUSTER and name ~= row.q.name then return refuse(state, 'in a cluster, see cluster/moving.py') end
     local q = queue_of(name)
     if q ~= row.q and load(q, row.id) then return refuse(state, 'queue ' .. name .. ' has a job of this id') end
     local taken_by = is_taken(q, row.traits.u, row)

@@ -1,14 +1,14 @@
 local promoted, expired, buried, cascaded, pruned = 0, 0, 0, 0, 0
 
 for _, q in ipairs(due_queues(':ad', 'd', now_ms)) do
-  promoted = promoted + promote(q, limit - promoted)
+  promoted = promoted + promote(q, most_promoted - promoted)
   note(':ad', 'd', q, first_of(q.key .. 'd'))
 end
 
 local function expire_group(q, of_group) -- whether all of it was looked at
   local list = q.key .. 'g' .. of_group
-  while expired < limit do
-    local ids = call('LPOP', list, min(limit - expired, 500))
+  while expired < most_expired do
+    local ids = call('LPOP', list, min(most_expired - expired, 500))
     if not ids then
       call('ZREM', q.key .. 'l', of_group)
       return true
@@ -25,7 +25,7 @@ local function expire_group(q, of_group) -- whether all of it was looked at
 end
 
 for _, q in ipairs(due_queues(':al', 'l', mono_ms)) do
-  while expired < limit do
+  while expired < most_expired do
     local of_group = call('ZRANGEBYSCORE', q.key .. 'l', '-inf', mono_ms, 'LIMIT', 0, 1)[1]
     if not of_group or not expire_group(q, of_group) then break end
   end
@@ -33,26 +33,12 @@ for _, q in ipairs(due_queues(':al', 'l', mono_ms)) do
 end
 
 for _, q in ipairs(due_queues(':aw', 'x', now_ms)) do
-  for _, member in ipairs(call('ZRANGEBYSCORE', q.key .. 'x', '-inf', now_ms, 'LIMIT', 0, limit - buried)) do
+  for _, member in ipairs(call('ZRANGEBYSCORE', q.key .. 'x', '-inf', now_ms, 'LIMIT', 0, most_buried - buried)) do
     local row = load(q, id_in(member))
     bury_overdue(row, overdue(row))
     buried = buried + 1
   end
   note(':aw', 'x', q, first_of(q.key .. 'x'))
-end
-
-local function tell_child(child, parent_id) -- whether it changed
-  local then_do = child.traits.of or 'cancel'
-  if then_do == 'wait' then return false end
-  if then_do == 'run' then
-    parent_completed(child, parent_id)
-  else
-    open(child)
-    child.st.state, child.st.finished_at_ms, child.st.reason = 'cancelled', now_ms, 'parent_failed:' .. parent_id
-    put(child)
-  end
-  drop_unretained(child)
-  return true
 end
 
 local function cascade_first() -- tell the children of the first failed parent: whether all were
@@ -63,11 +49,12 @@ local function cascade_first() -- tell the children of the first failed parent: 
   if is_gone or not parent or state == 'dead' or state == 'cancelled' then
     for _, child in ipairs(child_rows(id)) do
       if child.st.state == 'pending' and waits_for(child, id) then
-        if cascaded >= limit then return false end
-        if tell_child(child, id) then cascaded = cascaded + 1 end
+        if cascaded >= most_cascaded then return false end
+        if parent_failed(child, id) then cascaded = cascaded + 1 end
       end
     end
   end
+  if is_gone or not parent or state == 'dead' or state == 'cancelled' then tell_abroad(queue, id, 'failed') end
   call('LPOP', SHARD .. ':fq')
   return true
 end
@@ -77,7 +64,7 @@ while call('EXISTS', SHARD .. ':fq') == 1 do
 end
 
 for _, q in ipairs(due_queues(':aw', 'p', now_ms)) do
-  while pruned < limit do
+  while pruned < most_pruned do
     local member = call('ZRANGEBYSCORE', q.key .. 'p', '-inf', now_ms, 'LIMIT', 0, 1)[1]
     if not member then break end
     local row = load(q, id_in(member))
@@ -92,14 +79,14 @@ for _, q in ipairs(due_queues(':aw', 'p', now_ms)) do
 end
 
 for _, q in ipairs(due_queues(':aw', 'f', now_ms)) do
-  if pruned < limit then pruned = pruned + prune_usual(q, now_ms - RETENTION.completed, limit - pruned) end
+  if pruned < most_pruned then pruned = pruned + prune_usual(q, now_ms - RETENTION.completed, most_pruned - pruned) end
   local first = call('LINDEX', q.key .. 'f', 0)
   local row = first and load(q, first)
   note(':aw', 'f', q, first and ((row and row.st.finished_at_ms or now_ms) + RETENTION.completed))
 end
 
 local function prune_surplus(q)
-  while pruned < limit do
+  while pruned < most_pruned do
     local surplus = count_of(q, 'completed') - KEPT
     if surplus <= 0 then return end
     local other = call('ZRANGE', q.key .. 'c', 0, 0, 'WITHSCORES')
@@ -114,7 +101,7 @@ local function prune_surplus(q)
       end
     elseif usual then
       local until_ms = other[1] and tonumber(other[2]) or now_ms
-      local n = prune_usual(q, until_ms, min(surplus, limit - pruned))
+      local n = prune_usual(q, until_ms, min(surplus, most_pruned - pruned))
       if n == 0 then return end
       pruned = pruned + n
     else
@@ -125,7 +112,7 @@ end
 
 for _, q in ipairs(due_queues(':aw', 'k', now_ms)) do
   prune_surplus(q)
-  if pruned < limit then note(':aw', 'k', q, nil) end
+  if pruned < most_pruned then note(':aw', 'k', q, nil) end
 end
 
 finish()

@@ -2,6 +2,8 @@
 -- MessagePack for each as arguments.
 --   declare, override: returns {} or, nothing written, {"undeclared", kind, name, known...} or
 --                      {"few", place, slots, used}
+--   adopt: as "list" gave them in another shard; returns {}
+--   check: as "override", but nothing is written
 --   reset: returns {how many there were}      list: returns {name, rule, ...} (kind "\0" name)
 -- All in MessagePack but for "list".
 local head = decode(ARGV[2])
@@ -119,13 +121,25 @@ local function set(kind, name, declared, override)
     rules[key] = nil
     call('HDEL', SHARD .. ':rl', key)
   end
+  if kind == 'queue' then
+    local q = queue_of(name)
+    q.ruled = (declared or override) and '1' or nil
+    if q.ruled then call('HSET', q.key .. 'h', 'ruled', '1') else call('HDEL', q.key .. 'h', 'ruled') end
+  end
   changed(kind, name, before)
 end
 
 local given, reply = {}, {}
 for at = 1, #head do given[at] = ARGV[2 + at] and decode(ARGV[2 + at]) end
-local refusal_of = verb == 'override' and refused(given)
-if refusal_of then return encode(refusal_of) end
+local refusal = (verb == 'override' or verb == 'check') and refused(given)
+if refusal or verb == 'check' then return encode(refusal or {}) end
+if verb == 'adopt' then
+  for at = 3, #ARGV, 2 do
+    local kind, name = string.match(ARGV[at], '^(%l+)%z(.*)$')
+    local info = decode(ARGV[at + 1])
+    set(kind, name, info.declared, info.override)
+  end
+end
 local count = 0
 for at, one in ipairs(head) do
   local kind, name = unpack(one)
@@ -139,7 +153,7 @@ for at, one in ipairs(head) do
     count = count + 1
   end
 end
-call('HSET', SHARD .. ':m', 'rules', '1')
+if call('EXISTS', SHARD .. ':rl') == 1 then call('HSET', SHARD .. ':m', 'rules', '1') else call('HDEL', SHARD .. ':m', 'rules') end
 for _, name in ipairs(all_queues()) do
   ring(queue_of(name))
   queue_of(name).batch_rings = true

@@ -9,9 +9,9 @@ from ropeway.brokers.redis.wire.cluster import ClusterClient
 from ropeway.brokers.redis.wire.dial import CONNECT_S, REPLY_S, Dialer
 from ropeway.brokers.redis.wire.sentinel import Sentinels
 from ropeway.brokers.redis.wire.standalone import SingleClient
-from ropeway.brokers.redis.wire.words import Script, Word
+from ropeway.brokers.redis.wire.words import Confirmation, Script, Word
 
-__all__ = ["Client", "Script", "Word", "connect"]
+__all__ = ["Client", "Confirmation", "Script", "Word", "connect"]
 
 
 class Client(Protocol):
@@ -27,6 +27,9 @@ class Client(Protocol):
         Refused: wrong user, password, certificate or kind of server.
         ReplyError: any other error reply; `code` and `message` are the server's or the script's.
     """
+
+    confirmation: Confirmation | None
+    """What the scripts that it names must be confirmed by; None: nothing."""
 
     @property
     def kind(self) -> str:

@@ -10,7 +10,15 @@ from ropeway.brokers.redis.wire.node import Node
 from ropeway.brokers.redis.wire.replies import Lost, ReplyError, error_of
 from ropeway.brokers.redis.wire.slots import Place, read_redirect, slot_of
 from ropeway.brokers.redis.wire.topology import Topology
-from ropeway.brokers.redis.wire.words import Script, Word, pack, pack_all
+from ropeway.brokers.redis.wire.words import (
+    Confirmation,
+    Followed,
+    Script,
+    Word,
+    follow,
+    pack,
+    pack_all,
+)
 from ropeway.errors import BrokerError, Disconnected
 
 _PATIENCE_S: Final = 5.0
@@ -27,8 +35,11 @@ class _Command(NamedTuple):
     packed: bytes
     script: Script | None = None
     block_s: float | None = None
+    followed: Followed | None = None
 
     async def to(self, node: Node, *, asking: bool = False) -> Any:
+        if self.followed is not None and self.script is not None:
+            return await node.ask_confirmed(self.followed, self.script)
         if self.block_s is not None:
             return await node.block(self.packed, self.block_s, asking=asking)
         if asking:
@@ -44,6 +55,7 @@ class ClusterClient:
     def __init__(self, address: Address, dialer: Dialer, *, block_extra_s: float) -> None:
         self.address = address
         self._topology = Topology(address, dialer, block_extra_s=block_extra_s)
+        self.confirmation: Confirmation | None = None
 
     @property
     def version(self) -> str:
@@ -62,7 +74,10 @@ class ClusterClient:
 
     async def run(self, script: Script, tag: str, args: Sequence[Word]) -> Any:
         packed = pack(("EVALSHA", script.sha, 1, tag, *args))
-        return await self._route(slot_of(tag), _Command(packed, script))
+        confirmation, followed = self.confirmation, None
+        if confirmation is not None and script.name in confirmation.scripts:
+            followed = follow(packed, tag, confirmation)
+        return await self._route(slot_of(tag), _Command(packed, script, followed=followed))
 
     async def call(self, tag: str, *words: Word) -> Any:
         return await self._route(slot_of(tag), _Command(pack(words)))

@@ -57,6 +57,7 @@ class Link(asyncio.Protocol):
         self.lost = ""  # why, once it is
         self.on_lost: Callable[[Link], None] | None = None
         self.server: dict[str, str] = {}  # what HELLO said
+        self.loaded: set[str] = set()  # the scripts that were loaded over this connection
         self._deadline_s = deadline_s
         self._loop = asyncio.get_running_loop()
         self._gone = self._loop.create_future()

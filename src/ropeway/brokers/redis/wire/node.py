@@ -6,12 +6,13 @@ from typing import Any, Final
 
 from ropeway.brokers.redis.wire.link import Link
 from ropeway.brokers.redis.wire.replies import ReplyError
-from ropeway.brokers.redis.wire.words import Script, pack
+from ropeway.brokers.redis.wire.words import Followed, Script, pack
 from ropeway.errors import Disconnected
 
 _IDLE_MAX: Final = 4  # connections kept for blocking calls; more are opened, and closed after use
 _CLOSED: Final = "the client is closed"
 _BLOCK_EXTRA_S: Final = 10.0
+_AGAIN_MAX: Final = 20  # a server may forget its scripts between their loading and their use
 
 ASKING: Final = pack(("ASKING",))
 
@@ -63,6 +64,33 @@ class Node:
         if type(reply) is ReplyError:
             return await self._again(reply, link, packed, script)
         return reply
+
+    async def ask_confirmed(self, followed: Followed, script: Script) -> Any:
+        """The reply to a script, once the commands sent with it confirm its effect.
+
+        It is loaded first: what confirms a script that is unknown may take its time for nothing.
+
+        Raises:
+            Lost: they do not; the script was executed.
+        """
+        while True:
+            link = self._link or await self.link()
+            if script.sha not in link.loaded:
+                loaded = await self._load(script, link)
+                if type(loaded) is ReplyError:
+                    return loaded
+            reply, *confirmed = await link.send_all(followed.packed, followed.length)
+            if type(reply) is not ReplyError:
+                followed.check(confirmed, link.where)
+                return reply
+            if reply.code == "NOSCRIPT":  # forgotten since
+                link.loaded.clear()
+                continue
+            if reply.code == "READONLY" and link is self._link:
+                self._drop(link)
+                if (await self.link()).where != link.where:  # another one is the master now
+                    continue
+            return reply
 
     async def ask_all(self, packed: bytes, count: int) -> list[Any]:
         """The replies to `count` commands, sent without others in between."""
@@ -179,19 +207,23 @@ class Node:
     async def _again(
         self, error: ReplyError, link: Link, packed: bytes, script: Script | None
     ) -> Any:
-        """One more try after an error that another connection or a loaded script can repair."""
-        if error.code == "READONLY":
-            self._drop(link)
-            link = await self.link()
-        elif error.code == "NOSCRIPT" and script is not None:
-            loaded = await self._load(script, link)
-            if type(loaded) is ReplyError:
-                return loaded
-        else:
-            return error
-        reply = await link.send(packed)
-        if type(reply) is ReplyError and reply.code == "NOSCRIPT" and error.code == "READONLY":
-            return await self._again(reply, link, packed, script)
+        """More tries after errors that another connection or a loaded script can repair."""
+        reply: Any = error
+        moved = False
+        for _ in range(_AGAIN_MAX):
+            if type(reply) is not ReplyError:
+                break
+            if reply.code == "READONLY" and not moved:
+                moved = True
+                self._drop(link)
+                link = await self.link()
+            elif reply.code == "NOSCRIPT" and script is not None:
+                loaded = await self._load(script, link)
+                if type(loaded) is ReplyError:
+                    return loaded
+            else:
+                break
+            reply = await link.send(packed)
         return reply
 
     async def _load(self, script: Script, link: Link) -> Any:
@@ -209,6 +241,7 @@ async def _load(script: Script, link: Link) -> Any:
     reply = await link.send(pack(("SCRIPT", "LOAD", script.source)))
     if type(reply) is ReplyError:
         return ReplyError(reply.code, f"{reply.message} (while loading the script {script.name!r})")
+    link.loaded.add(script.sha)
     return reply
 
 

@@ -8,7 +8,7 @@ from ropeway.brokers.redis.wire.address import Address
 from ropeway.brokers.redis.wire.link import Link
 from ropeway.brokers.redis.wire.node import Node
 from ropeway.brokers.redis.wire.replies import ReplyError, error_of
-from ropeway.brokers.redis.wire.words import Script, Word, pack, pack_all
+from ropeway.brokers.redis.wire.words import Confirmation, Script, Word, follow, pack, pack_all
 from ropeway.errors import BrokerError, Disconnected, StorageReadOnly
 
 Watch = Callable[[Node], Coroutine[Any, Any, None]]
@@ -34,6 +34,7 @@ class SingleClient:
         self._watching: asyncio.Task[None] | None = None
         self._node = Node(dial, block_extra_s=block_extra_s)
         self._last: Link | None = None
+        self.confirmation: Confirmation | None = None
 
     @property
     def kind(self) -> str:
@@ -64,7 +65,11 @@ class SingleClient:
 
     async def run(self, script: Script, tag: str, args: Sequence[Word]) -> Any:
         packed = pack(("EVALSHA", script.sha, 1, tag, *args))
-        reply = await self._node.ask(packed, script)
+        confirmation = self.confirmation
+        if confirmation is not None and script.name in confirmation.scripts:
+            reply = await self._node.ask_confirmed(follow(packed, tag, confirmation), script)
+        else:
+            reply = await self._node.ask(packed, script)
         if type(reply) is ReplyError:
             raise self._error(reply)
         return reply

@@ -1,8 +1,8 @@
 """Commands as bytes: the words that callers give, Lua scripts, and their packing."""
 
 import hashlib
-from collections.abc import Callable
-from typing import Final, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, cast
 
 import hiredis
 
@@ -26,6 +26,38 @@ class Script:
 
     def __repr__(self) -> str:
         return f"Script({self.name!r}, sha={self.sha})"
+
+
+class Confirmation(NamedTuple):
+    """What must follow a script before its effect counts, such as WAIT.
+
+    It leaves with the script, in one write on the same connection: WAIT speaks of what its own
+    connection has written, so on a new one it would confirm what it knows nothing of.
+
+    Attributes:
+        scripts: the names of the scripts that have to be confirmed.
+        commands: those that follow, by the tag of the script.
+        check: takes their replies, and the server's name; raises if they confirm nothing.
+
+    """
+
+    scripts: frozenset[str]
+    commands: Callable[[str], list[tuple[Word, ...]]]
+    check: Callable[[Sequence[Any], str], None]
+
+
+class Followed(NamedTuple):
+    """A script with the commands that confirm it, on their way."""
+
+    packed: bytes
+    length: int
+    check: Callable[[Sequence[Any], str], None]
+
+
+def follow(packed: bytes, tag: str, confirmation: Confirmation) -> Followed:
+    """A packed script together with what confirms it."""
+    commands = confirmation.commands(tag)
+    return Followed(packed + pack_all(commands), 1 + len(commands), confirmation.check)
 
 
 def pack(words: tuple[Word, ...]) -> bytes:
