@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final, Self
 
-
-
 from ropeway.action import Acted, Action, Answer, EditJob
 from ropeway.broker import (
     FIND_SCAN_MAX,
@@ -27,9 +25,9 @@ from ropeway.broker import (
 from ropeway.brokers.redis import ruling, server
 from ropeway.brokers.redis.counting import count_of
 from ropeway.brokers.redis.news import News
-from ropeway.brokers.redis.options import Options, parse_options
+from ropeway.brokers.redis.options import parse_options
 from ropeway.brokers.redis.shard import MAINTAINED, Asked, Served, Shard, until_served
-from ropeway.brokers.redis.wire.address import Address, parse
+from ropeway.brokers.redis.wire.address import parse
 from ropeway.brokers.redis.wire.client import Client, connect
 from ropeway.capabilities import Capabilities
 from ropeway.clock import Clock

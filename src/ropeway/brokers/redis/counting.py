@@ -21,7 +21,6 @@ def count_of(where: Filter, queues: Iterable[QueueInfo]) -> Counted | None:
             n
             for info in queues
             for state, n in info.counts.items()
-            if where.queue in {None, info.name}
-            and (where.states is None or state in where.states)
+            if where.queue in {None, info.name} and (where.states is None or state in where.states)
         )
     )

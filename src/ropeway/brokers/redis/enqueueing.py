@@ -3,7 +3,8 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from itertools import chain
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -27,18 +28,18 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
 Send = Callable[[bytes, Sequence[Word]], Awaitable[bytes]]
+SendPlain = Callable[[bytes, Sequence[Word]], Awaitable[int]]
 
 
 class _Call:
     """One call of `enqueue`, encoded: what cannot be is raised here, at its caller."""
 
-    __slots__ = ("args", "future", "head", "jobs")
+    __slots__ = ("call_id", "future", "jobs", "segments")
 
     def __init__(self, jobs: Sequence[Job], call_id: str | None) -> None:
-        segments = Segments(jobs)
         self.jobs = jobs
-        self.head = msgspec.Raw(_encode([call_id or False, *segments.head]))
-        self.args = segments.args
+        self.call_id = call_id
+        self.segments = Segments(jobs)
         self.future: asyncio.Future[list[Enqueued]] = asyncio.get_running_loop().create_future()
 
 
@@ -49,8 +50,9 @@ class Desk:
     of that script; what is wrong with one call, only that one.
     """
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, send_plain: SendPlain) -> None:
         self._send = send
+        self._send_plain = send_plain
         self._calls: deque[_Call] = deque()
         self._is_sending = False
         self._others: asyncio.Task[None] | None = None
@@ -78,6 +80,7 @@ class Desk:
     async def _serve(self) -> None:
         try:
             while self._calls:
+                await asyncio.sleep(0)  # those who were just answered may come again at once
                 await self._send_together(self._next())
         finally:
             self._is_sending = False
@@ -93,15 +96,20 @@ class Desk:
                 size += len(call.jobs)
         return calls
 
+    async def _replies(self, calls: Sequence[_Call]) -> list[Any]:
+        """The reply to each call: all together in the short way if that goes."""
+        plain = _merged(calls)
+        if plain is not None and await self._send_plain(_encode(plain.head), plain.args):
+            return [0] * len(calls)
+        head = [[call.call_id or False, *call.segments.head] for call in calls]
+        args = list(chain.from_iterable(call.segments.args for call in calls))
+        return _decode(await self._send(_encode(head), args))
+
     async def _send_together(self, calls: Sequence[_Call]) -> None:
         if not calls:
             return
-        args: list[Word] = []
-        for call in calls:
-            args += call.args
         try:
-            head = _encode([_has_twins(calls), *(call.head for call in calls)])
-            replies = _decode(await self._send(head, args))
+            replies = await self._replies(calls)
         except Exception as error:  # noqa: BLE001 - it is raised at each of the calls
             for call in calls:
                 if not call.future.done():
@@ -116,12 +124,29 @@ class Desk:
                 _answer(call, reply)
 
 
-def _has_twins(calls: Sequence[_Call]) -> bool:
-    """Whether some id comes twice in one script, in whatever queue."""
-    if len(calls) == 1 and len(calls[0].jobs) == 1:
-        return False
-    ids = [job.id for call in calls for job in call.jobs]
-    return len(set(ids)) < len(ids)
+class _Plain(NamedTuple):
+    head: list[Any]
+    args: list[Word]
+
+
+def _merged(calls: Sequence[_Call]) -> _Plain | None:
+    """The jobs of all calls by queue and priority; None if one has other traits, or an id twice."""
+    merged: dict[tuple[str, int], list[Word]] = {}
+    for call in calls:
+        args, at = call.segments.args, 0
+        for queue, priority, n in call.segments.head:
+            if priority < 0:
+                return None
+            merged.setdefault((queue, priority), []).extend(args[at : at + 2 * n])
+            at += 2 * n
+    call_ids = [call.call_id for call in calls if call.call_id is not None]
+    head: list[Any] = [call_ids]
+    for (queue, priority), args in merged.items():
+        ids = args[::2]
+        if len(set(ids)) < len(ids):
+            return None
+        head.append((queue, priority, len(ids)))
+    return _Plain(head, list(chain.from_iterable(merged.values())))
 
 
 def _answer(call: _Call, reply: Any) -> None:

@@ -44,12 +44,15 @@ class Packed:
         self._places: list[Sequence[int]] = []  # by segment: of its outcomes
         self._groups: dict[tuple[str, int], _Acks] = {}
         others = self._gather(outcomes)
+        told_twice = {(outcomes[place].lease.job.queue, outcomes[place].lease.job.id) for place in others}
         for (queue, token), acks in self._groups.items():
-            if len(set(acks.ids)) < len(acks.ids):
+            if len(set(acks.ids)) < len(acks.ids) or (
+                others and any((queue, id_) in told_twice for id_ in acks.ids)
+            ):
                 others += acks.places
             else:
                 self._add_acks(queue, token, acks)
-        for place in others:
+        for place in sorted(others):
             self._places.append((place,))
             self._add(outcomes[place])
 
@@ -67,7 +70,12 @@ class Packed:
         others: list[int] = []
         queue, token, acks = "", -1, _Acks()
         for place, outcome in enumerate(outcomes):
-            if type(outcome) is Ack and not outcome.then and outcome.result_codec == "json":
+            if (
+                type(outcome) is Ack
+                and not outcome.then
+                and outcome.result_codec == "json"
+                and outcome.result != b""
+            ):
                 lease = outcome.lease
                 job = lease.job
                 if lease.token != token or job.queue != queue:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ropeway.errors import StorageCorrupt
+from ropeway.errors import StorageCorrupt, Unsupported
 from ropeway.job import (
     Crash,
     Failure,
@@ -28,6 +28,19 @@ from ropeway.job import (
 
 _HEAD: Final = Struct(">HIHIHBI")  # seq, created (6 bytes each), lengths of traits (3) and task
 _HEAD_BYTES: Final = _HEAD.size
+_EXACT: Final = 2**53  # Lua's numbers are doubles
+_NUMBERS: Final = (
+    "delay_ms",
+    "scheduled_at_ms",
+    "expires_after_ms",
+    "expires_at_ms",
+    "deadline_after_ms",
+    "deadline_at_ms",
+    "retention_ms",
+    "crash_max",
+    "revision",
+)
+_UNIQUE_NUMBERS: Final = ("window_ms", "period_ms", "delay_max_ms")
 _LENGTHS: Final = Struct(">HBI").pack
 _encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 
@@ -129,8 +142,23 @@ def write_traits(job: Job) -> tuple[bytes, bytes, bytes]:
 
     Times that are relative stay so until the store's clock is known.
     """
+    _check_numbers(job)
     rest = _rest(job) if _has_rest(job) else b""
     return _encode(_traits(job)), _encode((job.task, job.payload)), rest
+
+
+def _check_numbers(job: Job) -> None:
+    """Raise Unsupported for what the numbers of a script would not hold exactly."""
+    unique = job.unique
+    numbers = [(name, getattr(job, name)) for name in _NUMBERS]
+    if unique is not None:
+        numbers += [(f"unique {name}", getattr(unique, name)) for name in _UNIQUE_NUMBERS]
+    for name, value in numbers:
+        if value is not None and not -_EXACT <= value <= _EXACT:
+            raise Unsupported(
+                f"job {job.id}: {name}={value} is beyond the 2**53 that Redis counts exactly; give "
+                "a number nearer to 0"
+            )
 
 
 def _has_traits(job: Job) -> bool:
@@ -235,12 +263,18 @@ def read_job(id_: str, queue: str, words: bytes) -> Job:
         task, payload = _decode_task(words[task_at : task_at + task_n])
         created_at_ms = (high << 32) + low
         if len(words) == _HEAD_BYTES + task_n:
-            return Job(
-                id=id_, task=task, payload=payload, queue=queue, created_at_ms=created_at_ms
-            )
+            return Job(id=id_, task=task, payload=payload, queue=queue, created_at_ms=created_at_ms)
         traits = _decode_traits(words[_HEAD_BYTES:task_at]) if n else Traits()
         rest = words[task_at + task_n :]
-        return _job(id_, queue, created_at_ms, task, payload, traits, _decode_rest(rest) if rest else _Rest())
+        return _job(
+            id_,
+            queue,
+            created_at_ms,
+            task,
+            payload,
+            traits,
+            _decode_rest(rest) if rest else _Rest(),
+        )
     except Exception as error:
         raise StorageCorrupt(f"job {id_!r} in queue {queue!r} is not readable: {error}") from error
 

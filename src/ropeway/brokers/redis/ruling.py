@@ -44,9 +44,7 @@ def _refuse(rules: Sequence[Rule], reply: Sequence[Any]) -> None:
         _, place, slots, used = reply
         raise ConfigError(too_few(rules[place - 1], slots, used))
     _, kind, name, *known = reply
-    raise ConfigError(
-        f"no {kind} {name!r} is declared; known are: {', '.join(known) or 'none'}"
-    )
+    raise ConfigError(f"no {kind} {name!r} is declared; known are: {', '.join(known) or 'none'}")
 
 
 async def reset(shard: Shard, rules: Sequence[Rule]) -> int:

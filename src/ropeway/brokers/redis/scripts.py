@@ -33,27 +33,27 @@ def _script(verb: str, *parts: str) -> Script:
 
 
 _PLAIN: Final = ("row", "plain")
+_STORE: Final = ("store", "enqueue")
 _CHANGE: Final = ("flow", "put")
 
-ENQUEUE: Final = _script("enqueue", *_PLAIN, "short_enqueue", *_CHANGE, "enqueue")
+ENQUEUE_PLAIN: Final = _script("enqueue_plain", "row", "store")
+ENQUEUE: Final = _script("enqueue", *_PLAIN, *_CHANGE, *_STORE)
 RESERVE: Final = _script("reserve", *_PLAIN, "short_reserve", *_CHANGE, "reserve")
 RESERVE_GROUP: Final = _script("reserve_group", *_PLAIN, *_CHANGE, "reserve")
-SETTLE: Final = _script("settle", *_PLAIN, "short_settle", *_CHANGE, "enqueue", "settle")
+SETTLE: Final = _script("settle", *_PLAIN, "short_settle", *_CHANGE, *_STORE, "settle")
 EXCHANGE: Final = _script(
-    "exchange", *_PLAIN, "short_exchange", *_CHANGE, "enqueue", "settle", "reserve"
+    "exchange", *_PLAIN, "short_exchange", *_CHANGE, *_STORE, "settle", "reserve"
 )
-EXTEND: Final = _script("extend", *_PLAIN, *_CHANGE, "enqueue", "settle")
-APPEND: Final = _script("append", *_PLAIN, *_CHANGE, "enqueue", "settle")
-MAINTAIN: Final = _script(
-    "maintain", "row", "short_maintain", "plain", *_CHANGE, "failed", "prune"
-)
-ACT: Final = _script("act", *_PLAIN, *_CHANGE, "enqueue", "reopen")
+EXTEND: Final = _script("extend", *_PLAIN, *_CHANGE, *_STORE, "settle")
+APPEND: Final = _script("append", *_PLAIN, *_CHANGE, *_STORE, "settle")
+MAINTAIN: Final = _script("maintain", "row", "short_maintain", "plain", *_CHANGE, "failed", "prune")
+ACT: Final = _script("act", *_PLAIN, *_CHANGE, *_STORE, "reopen")
 QUEUE: Final = _script("queue", *_PLAIN, *_CHANGE, "prune")
 RULES: Final = _script("rules", *_PLAIN, *_CHANGE)
 KEYS: Final = _script("keys", "row", "flow")
 WORKERS: Final = _script("workers", "short_workers", *_PLAIN, *_CHANGE)
-KIN: Final = _script("kin", *_PLAIN, *_CHANGE, "enqueue", "failed", "reopen")
-ENQUEUE_POSTED: Final = _script("enqueue_posted", *_PLAIN, *_CHANGE, "enqueue")
+KIN: Final = _script("kin", *_PLAIN, *_CHANGE, *_STORE, "failed", "reopen")
+ENQUEUE_POSTED: Final = _script("enqueue_posted", *_PLAIN, *_CHANGE, *_STORE)
 MOVE: Final = _script("move", *_PLAIN, *_CHANGE)
 OUTBOX: Final = _script("outbox", "row")
 GET: Final = _script("get", "row")

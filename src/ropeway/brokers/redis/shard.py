@@ -40,7 +40,14 @@ from ropeway.broker import (
 from ropeway.brokers.redis import scripts
 from ropeway.brokers.redis.enqueueing import Desk
 from ropeway.brokers.redis.outcomes import Packed
-from ropeway.brokers.redis.records import encode_progress, read, read_job, read_status, seq_of, write_traits
+from ropeway.brokers.redis.records import (
+    encode_progress,
+    read,
+    read_job,
+    read_status,
+    seq_of,
+    write_traits,
+)
 from ropeway.brokers.redis.server import Confirm
 from ropeway.brokers.redis.waiting import Doorbell
 from ropeway.brokers.redis.wire.client import Client, Script, Word
@@ -78,10 +85,10 @@ class Served(NamedTuple):
     """What a script that hands out jobs has said besides them."""
 
     leases: list[Lease]
-    cut_short: bool
-    sleep_ms: int | None  # until time alone lets a job start
-    credits: list[int] | None
-    first: str | None
+    cut_short: bool = False  # it did not look at all jobs that it may hand out: ask again
+    sleep_ms: int | None = None  # until time alone lets a job start
+    credits: list[int] | None = None
+    first: str | None = None  # the queue to be dealt a place first
 
 
 class Told(NamedTuple):
@@ -144,7 +151,7 @@ class Shard:
         self._clock = clock
         self._confirm = confirm
         self._mode = "c" if in_cluster else ""
-        self._desk = Desk(self._store)
+        self._desk = Desk(self._store, self._store_plain)
         self._bell = Doorbell(client, tag)
 
     async def close(self) -> None:
@@ -177,6 +184,9 @@ class Shard:
     async def _store(self, head: bytes, args: Sequence[Word]) -> bytes:
         return await self._write(scripts.ENQUEUE, head, args)
 
+    async def _store_plain(self, head: bytes, args: Sequence[Word]) -> int:
+        return await self._write(scripts.ENQUEUE_PLAIN, head, args)
+
     async def enqueue(self, jobs: Sequence[Job], call_id: str | None) -> list[Enqueued]:
         """See `Broker.enqueue`."""
         return await self._desk.enqueue(jobs, call_id)
@@ -192,6 +202,8 @@ class Shard:
     async def wait_for_jobs(self, queues: Sequence[str], seconds: float, *, batches: bool) -> None:
         """Return when there may be something for `reserve`, or after so many seconds."""
         bell = "bbell" if batches else "bell"
+        if not queues:
+            return await asyncio.sleep(seconds)
         await self._bell.wait(tuple(self.key(queue, bell) for queue in queues), seconds)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
@@ -217,15 +229,15 @@ class Shard:
         args: list[Word] = []
         for beat in beats:
             job, progress, saved = beat.lease.job, beat.progress, beat.saved
-            head.append((job.queue, job.id, beat.lease.token, progress is not None, saved is not None))
+            head.append(
+                (job.queue, job.id, beat.lease.token, progress is not None, saved is not None)
+            )
             if progress is not None:
                 args.append(encode_progress(progress))
             if saved is not None:
                 args.append(saved)
         until_ms, *answers = _decode(await self.run(scripts.EXTEND, head, args))
-        return [
-            Extended(_EXTENDED[code], 0 if code == 1 else until_ms) for code in answers
-        ]
+        return [Extended(_EXTENDED[code], 0 if code == 1 else until_ms) for code in answers]
 
     async def append(self, entries: Sequence[Entry]) -> list[ExtendAnswer]:
         """See `JobStore.append`."""
@@ -271,12 +283,21 @@ class Shard:
         head: list[Any] = []
         args: list[Word] = []
         for action in actions:
-            detail = getattr(action, "reason", None) or getattr(action, "queue", None)
-            ref = action.ref
+            ref, detail = action.ref, ""
+            if isinstance(action, CancelJob | BuryJob):
+                detail = action.reason
+            elif isinstance(action, MoveJob):
+                detail = action.queue
             kind = _ACTIONS[type(action)]
             revision = action.if_revision if isinstance(action, EditJob) else None
             head.append(
-                (kind, ref.id, ref.queue or False, detail or False, False if revision is None else revision)
+                (
+                    kind,
+                    ref.id,
+                    ref.queue or False,
+                    detail,
+                    False if revision is None else revision,
+                )
             )
             if isinstance(action, EditJob):
                 args += write_traits(action.job)
@@ -315,7 +336,9 @@ class Shard:
         head = [part for ref in refs for part in (ref.id, ref.queue or False)]
         reply = await self.run(scripts.GET, head)
         return [
-            read(ref.id, reply[at].decode(), reply[at + 1], reply[at + 2]) if reply[at + 1] else None
+            read(ref.id, reply[at].decode(), reply[at + 1], reply[at + 2])
+            if reply[at + 1]
+            else None
             for ref, at in zip(refs, range(0, len(reply), 3), strict=True)
         ]
 

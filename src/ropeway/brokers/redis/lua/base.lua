@@ -22,7 +22,7 @@
 --   :sg  stream signals   :wk  hash workers  pl hash  page -> records left;  pm  zset  moved here
 --   :ob  list   outbox, in a cluster; :fw  hash  waits for jobs that may be elsewhere (kin.lua)
 --   :calls<minute> hash  calls and answers   u  hash  unique key -> id
---                                            o<key> zset  line of an ordering key;  oh hash  heads
+--                                            ol<key> zset  line of an ordering key;  oh hash  heads
 --                                            t<priority>  hash  tenant -> last rank
 --                                            b... batches, od  zset  what a full queue may drop
 --                                            ev<id> list  a job's stream;  bell  list  wakes a waiter

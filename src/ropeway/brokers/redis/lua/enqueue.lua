@@ -97,7 +97,7 @@ local function add(q, id, traits, task, rest)
   save_words(row, task, rest)
   list_ids(q, seq, {id})
   for _, parent_id in ipairs(traits.pa or {}) do
-    if not is_completed(parent_id) then
+    if not is_completed(parent_id) and not waits_for(row, parent_id) then
       row.st.waiting_on = row.st.waiting_on or {}
       table.insert(row.st.waiting_on, parent_id)
       row.st.state = 'pending'

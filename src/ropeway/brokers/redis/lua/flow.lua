@@ -114,9 +114,10 @@ end
 at_end[#at_end + 1] = function()
   for id, state in pairs(states) do
     if state.dirty then
-      local _, name = parse_key(id)
+      local scope, name, key = parse_key(id)
       local rule = rule_of('limit', name)
-      if state.gone or (rule and is_idle(rule.limit, state)) then
+      local limit = rule and rule.limit or (name == 'queue:' .. scope and {type = key})
+      if limit and is_idle(limit, state) then
         call('HDEL', SHARD .. ':k', id)
       else
         call('HSET', SHARD .. ':k', id,
@@ -137,6 +138,12 @@ local function ids_of(row) -- the keys that a job counts under, with their limit
     end
   end
   return found
+end
+
+local RUNG_MAX = 100 -- parked jobs whose queues are told at once that there is room
+
+local function queue_in(member) -- of the members that `parked_in` makes
+  return queue_of(sub(member, 23, 22 + from_bytes('>I2', member, 21)))
 end
 
 local function wakes_of(id, rule) -- how many parked jobs have room now
@@ -171,6 +178,12 @@ local function start_limits(row) -- take all or nothing: the key that refuses, e
   return nil
 end
 
+local function ring_parked(one) -- the queues of those that have room now: a limit may count over many
+  local n = min(wakes_of(one.id, one), RUNG_MAX)
+  if n == 0 then return end
+  for _, member in ipairs(call('ZRANGE', SHARD .. ':kp' .. one.id, 0, n - 1)) do ring(queue_in(member)) end
+end
+
 local function end_limits(row, ending)
   local found, waited = ids_of(row), false
   for _, one in ipairs(found) do
@@ -180,7 +193,8 @@ local function end_limits(row, ending)
   end
   if waited then
     for _, one in ipairs(found) do
-      if note_wake(one.id) == now_ms then ring(row.q) end
+      note_wake(one.id)
+      ring_parked(one)
     end
   end
 end
@@ -191,7 +205,7 @@ end
 
 local function parked_row(member)
   local n = from_bytes('>I2', member, 21)
-  return load(queue_of(sub(member, 23, 22 + n)), sub(member, 23 + n))
+  return load(queue_in(member), sub(member, 23 + n))
 end
 
 local function park(row, id)
@@ -373,6 +387,13 @@ end
 function flow.all_rules() -- kind .. "\0" .. name -> {declared, override}
   rule_of('limit', '')
   return rules
+end
+
+function flow.known_ids() -- of all keys that have a state, kept or changed by this script
+  local found = {}
+  for _, id in ipairs(call('HKEYS', SHARD .. ':k')) do found[id] = true end
+  for id in pairs(states) do found[id] = true end
+  return found
 end
 
 function flow.begin_anew(id) -- a key counts from nothing

@@ -7,45 +7,6 @@ local RETENTION = {completed = @COMPLETED_MS, cancelled = @CANCELLED_MS, dead = 
 local has_kin = call('EXISTS', SHARD .. ':ch') == 1 -- some job waits for another
 local some_wait = call('EXISTS', SHARD .. ':wt') == 1 -- some client waits for an end
 
--- Jobs come in segments, those of one queue and kind that follow each other:
---   {queue, priority, n}   n times: id, words     no trait but the priority
---   {queue, -1, n}         n times: id, traits, task and payload, rest
--- The words lack the seq and the time of creation, which come before them.
-local function read_segment(segment, args, from) -- its jobs, and where the next one begins
-  local jobs = {q = queue_of(segment[1]), priority = segment[2], ids = {}}
-  local n, ids = segment[3], jobs.ids
-  if jobs.priority >= 0 then
-    local words = {}
-    for at = 1, n do ids[at], words[at], from = args[from], args[from + 1], from + 2 end
-    jobs.words = words
-  else
-    jobs.traits, jobs.tasks, jobs.rests = {}, {}, {}
-    for at = 1, n do
-      ids[at], jobs.traits[at] = args[from], decode(args[from + 1])
-      jobs.tasks[at], jobs.rests[at], from = args[from + 2], args[from + 3], from + 4
-    end
-  end
-  return jobs, from
-end
-
-local function add_untouched(jobs)
-  local q, ids, words, priority = jobs.q, jobs.ids, jobs.words, jobs.priority
-  local pairs_of, first = {}, seq + 1
-  for at = 1, #ids do
-    seq = seq + 1
-    pairs_of[2 * at - 1], pairs_of[2 * at] = ids[at], bytes('>I6I6', seq, now_ms) .. words[at]
-  end
-  many('HSET', q.key .. 'j', pairs_of)
-  many('RPUSH', q.key .. 'r' .. priority, ids)
-  list_ids(q, first, ids)
-  add_count(q, 'available', #ids)
-  if priority > q.top then
-    q.top = priority
-    call('HSET', q.key .. 'h', 'top', priority)
-  end
-  ring(q)
-end
-
 -- ------------------------------------------------------------------ leases
 
 local ended = {} -- queue -> group -> leases that are over
@@ -280,49 +241,4 @@ local function settle_short(segments, args, from) -- 0 for each segment; nil: no
   end
   for _, acks in ipairs(all) do write_acks(acks) end
   return answers
-end
-
--- ------------------------------------------------------------------ enqueueing
-
-local minute = floor(now_ms / 60000)
-
-local function known_call(call_id) -- what a call was answered that came in the last 60 s
-  for _, of in ipairs({minute, minute - 1}) do
-    local kept = call('HGET', SHARD .. ':calls' .. of, call_id)
-    if kept and now_ms - from_bytes('>I6', kept) <= 60000 then return decode(sub(kept, 7)) end
-  end
-  return nil
-end
-
-local function note_call(call_id, reply)
-  local calls = SHARD .. ':calls' .. minute
-  call('HSET', calls, call_id, bytes('>I6', now_ms) .. encode(reply))
-  if call('HLEN', calls) == 1 then call('PEXPIRE', calls, 180000) end
-end
-
-local function are_new(jobs)
-  for _, words in ipairs(hash_values(jobs.q.key .. 'j', jobs.ids)) do
-    if words then return false end
-  end
-  return true
-end
-
-local function enqueue_short(calls) -- 0 for each call; nil: nothing was written
-  local parts, replies, from = {}, {}, 3
-  for place, one in ipairs(calls) do
-    if one[1] and known_call(one[1]) then return nil end
-    for at = 2, #one do
-      if one[at][2] < 0 then return nil end
-      local jobs
-      jobs, from = read_segment(one[at], ARGV, from)
-      if jobs.q.fair or jobs.q.drop or jobs.q.ruled or not are_new(jobs) then return nil end
-      parts[#parts + 1] = jobs
-    end
-    replies[place] = 0
-  end
-  for _, jobs in ipairs(parts) do add_untouched(jobs) end
-  for _, one in ipairs(calls) do
-    if one[1] then note_call(one[1], 0) end
-  end
-  return replies
 end

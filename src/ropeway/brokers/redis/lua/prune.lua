@@ -9,6 +9,11 @@ end
 
 local function forget_plain(q, state, ids, seqs)
   if #ids == 0 then return end
+  if q.drop then
+    local members = {}
+    for at, id in ipairs(ids) do members[at] = bytes('>I6', seqs[at]) .. id end
+    many('ZREM', q.key .. 'od', members)
+  end
   many('HDEL', q.key .. 'j', ids)
   many('HDEL', q.key .. 's', ids)
   for _, id in ipairs(ids) do rows[q.key .. id] = nil end
@@ -65,7 +70,7 @@ local function purge_untouched(q, priority, most) -- jobs that nobody has starte
     local words, statuses = hash_values(q.key .. 'j', ids), hash_values(q.key .. 's', ids)
     local plain, seqs = {}, {}
     for at, id in ipairs(ids) do
-      if words[at] and not statuses[at] and not has_kin and not some_wait then
+      if words[at] and not statuses[at] and not (has_kin or some_wait or q.fair) then
         plain[#plain + 1], seqs[#seqs + 1] = id, from_bytes('>I6', words[at])
       else
         local row = load(q, id)

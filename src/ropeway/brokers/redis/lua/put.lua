@@ -53,7 +53,7 @@ end
 
 local function leave_ready(row)
   if row.fresh then
-    row.st.old, row.fresh = 1, nil -- its id stays in the list until somebody meets it there
+    row.st.old, row.fresh = priority_of(row), nil -- its id stays in that list until somebody meets it
     add_stale(row.q, 1)
   elseif not row.st.blocked_on then
     call('ZREM', row.q.key .. 'e' .. priority_of(row), place_in(row))
@@ -61,7 +61,7 @@ local function leave_ready(row)
 end
 
 local function leave_list(row) -- its entry there, which was out of date, goes
-  call('LREM', row.q.key .. 'r' .. priority_of(row), 1, row.id)
+  call('LREM', row.q.key .. 'r' .. row.st.old, 1, row.id)
   row.st.old = nil
   add_stale(row.q, -1)
 end
@@ -81,7 +81,7 @@ end
 
 -- Only the head of a line may run: its unfinished job with the lowest seq, or the one that runs.
 local function choose_head(q, key)
-  local line = q.key .. 'o' .. key
+  local line = q.key .. 'ol' .. key
   local old_id = call('HGET', q.key .. 'oh', key)
   local old = old_id and load(q, old_id)
   if old and old.st.state == 'running' then return end
@@ -102,10 +102,10 @@ end
 local function update_line(row)
   local q, key = row.q, row.traits.o
   if FINAL[row.st.state] then
-    call('ZREM', q.key .. 'o' .. key, row.id)
+    call('ZREM', q.key .. 'ol' .. key, row.id)
     set_blocked(row, nil)
   else
-    call('ZADD', q.key .. 'o' .. key, row.seq, row.id)
+    call('ZADD', q.key .. 'ol' .. key, row.seq, row.id)
     local head = call('HGET', q.key .. 'oh', key)
     if head and head ~= row.id then set_blocked(row, 'ordering:' .. key) end
   end
@@ -113,7 +113,7 @@ local function update_line(row)
 end
 
 local function leave_line(row, q, key)
-  call('ZREM', q.key .. 'o' .. key, row.id)
+  call('ZREM', q.key .. 'ol' .. key, row.id)
   if call('HGET', q.key .. 'oh', key) == row.id then call('HDEL', q.key .. 'oh', key) end
   choose_head(q, key)
   set_blocked(row, nil)
@@ -212,19 +212,29 @@ end
 
 -- ------------------------------------------------------------------ those who wait for an end
 
-local function answer(row, is_gone)
-  if not some_wait then return end
-  local field = encode({row.q.name, row.id})
+local function tell_waiters(name, id, words, status) -- those who wait for a job under this name
+  if not some_wait then return nil end
+  local field = encode({name, id})
   local waiters = call('HGET', SHARD .. ':wt', field)
-  if not waiters then return end
+  if not waiters then return nil end
   call('HDEL', SHARD .. ':wt', field)
   for _, waiter in ipairs(decode(waiters)) do
     local list = SHARD .. ':wl' .. waiter
-    call('RPUSH', list, row.q.name, row.id, is_gone and '' or row.words, is_gone and '' or row.packed)
+    call('RPUSH', list, name, id, words, status)
     call('RPUSH', list .. ':bell', '1')
     call('PEXPIRE', list, 60000)
     call('PEXPIRE', list .. ':bell', 60000)
   end
+  return waiters
+end
+
+local function answer(row, is_gone)
+  tell_waiters(row.q.name, row.id, is_gone and '' or row.words, is_gone and '' or row.packed)
+end
+
+local function answer_moved(row, from) -- they wait on, for the job by its new name
+  local waiters = tell_waiters(from, row.id, '', row.q.name)
+  if waiters then call('HSET', SHARD .. ':wt', encode({row.q.name, row.id}), waiters) end
 end
 
 -- ------------------------------------------------------------------ leases and ends
@@ -381,6 +391,7 @@ local function forget(row) -- a row that is not running, opened or not, goes wit
   for _, parent_id in ipairs(st.ki or {}) do disown(parent_id, q.name, row.id) end
   if st.old then leave_list(row) end
   if st.evb then call('DEL', q.key .. 'ev' .. row.id) end
+  if q.drop then call('ZREM', q.key .. 'od', seq_in(row)) end
   unlist(q, row)
   call('HDEL', q.key .. 'j', row.id)
   call('HDEL', q.key .. 's', row.id)

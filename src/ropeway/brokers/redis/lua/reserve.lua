@@ -70,7 +70,7 @@ local function take_untouched(q, priority, places, run) -- whether there were as
   return #ids == places
 end
 
-local function consider(q, row, run) -- "stop", or whether it was taken or put elsewhere
+local function consider(q, row, run) -- "stop", or "again" when the order has changed
   local suspect = is_suspect(row)
   if suspect and (#run > 0 or taken_n > 0 or asked.beside) then
     passed_over = passed_over or q.name
@@ -79,7 +79,7 @@ local function consider(q, row, run) -- "stop", or whether it was taken or put e
   local late = overdue(row)
   if late then
     bury_overdue(row, late)
-    return nil
+    return row.traits.o and 'again' or nil -- the next of its line may come before all others now
   end
   local full = row.traits.li and RULED and flow.start_limits(row)
   if full then
@@ -106,7 +106,7 @@ local function comes_first(row, score, untouched) -- of the touched and the unto
   return due < untouched.created or (due == untouched.created and row.seq < untouched.seq)
 end
 
-local function take_merged(q, priority, places, run, others) -- by the order of both; "stop" or not
+local function take_merged(q, priority, places, run, others) -- by the order of both; "stop" and "again" as `consider`
   local ids, scores, list = {}, {}, q.key .. 'r' .. priority
   for at = 1, #others, 2 do
     ids[#ids + 1], scores[#scores + 1] = sub(others[at], 13), tonumber(others[at + 1])
@@ -115,7 +115,7 @@ local function take_merged(q, priority, places, run, others) -- by the order of 
   local listed = call('LRANGE', list, 0, wanted - 1)
   local untouched = load_all(q, listed)
   local from, met, answer = 1, 1, nil
-  while from <= #touched and #run < places and answer ~= 'stop' do
+  while from <= #touched and #run < places and not answer do
     while met <= #listed and not (untouched[met] and untouched[met].fresh) do
       met_again(q, listed[met])
       met = met + 1
@@ -139,18 +139,16 @@ local function take(name, places) -- hand out up to so many jobs of one queue; h
   local q, run = queue_of(name), {}
   promote(q, 2 * asked.limit)
   if q.ruled then places = min(places, flow.queue_room(q)) end
-  for priority = q.top, 0, -1 do
-    local answer
-    while #run < places and answer ~= 'stop' and asked.may_park > 0 do
-      local wanted = min(places - #run, 1000)
-      local others = call('ZRANGE', q.key .. 'e' .. priority, 0, wanted - 1, 'WITHSCORES')
-      if #others > 0 then
-        answer = take_merged(q, priority, places, run, others)
-      elseif not take_untouched(q, priority, wanted, run) then
-        break
-      end
+  local priority, answer = q.top, nil
+  while priority >= 0 and #run < places and answer ~= 'stop' and asked.may_park > 0 do
+    local wanted = min(places - #run, 1000)
+    local others = call('ZRANGE', q.key .. 'e' .. priority, 0, wanted - 1, 'WITHSCORES')
+    if #others > 0 then
+      answer = take_merged(q, priority, places, run, others)
+      if answer == 'again' then priority = q.top end
+    elseif not take_untouched(q, priority, wanted, run) then
+      priority = priority - 1
     end
-    if answer == 'stop' or #run >= places then break end
   end
   if #run > 0 then begin_runs(q, run) end
   return #run

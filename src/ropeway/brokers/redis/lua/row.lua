@@ -10,8 +10,8 @@
 --          Task and payload are compared as they are; like the rest they are the client's own.
 -- Status   length of the head (4 bytes), head, tail. The head is a map of the fields of `Status`,
 --          without seq, and with: due only where it is not the time of creation; lg the group of its
---          lease; tr "it has traits"; ki parents that list it; old "its id is still in a list of
---          ready ids"; pk the limit's key it is parked under; evb bytes of its stream; z the lengths
+--          lease; tr "it has traits"; ki parents that list it; old the priority of the list of ready
+--          ids where its id still is; pk the limit's key it is parked under; evb bytes of its stream; z the lengths
 --          of what the tail holds, each plus one: result, saved, progress, then the errors.
 --          All jobs of a batch that were never touched before share one status.
 local NO_TRAITS = {}

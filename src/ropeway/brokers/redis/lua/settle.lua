@@ -52,7 +52,7 @@ local endings = {
     add_errors(st, o.failure, o.fallback)
   end,
   cancel = function(st, o)
-    st.state, st.finished_at_ms, st.reason = 'cancelled', now_ms, o.reason or st.reason
+    st.state, st.finished_at_ms, st.reason = 'cancelled', now_ms, o.reason ~= '' and o.reason or st.reason
   end,
 }
 

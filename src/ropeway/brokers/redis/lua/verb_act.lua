@@ -17,11 +17,11 @@ local function move(row, name)
   open(row)
   unlist(old, row)
   if st.old then leave_list(row) end
+  if old.drop then call('ZREM', old.key .. 'od', seq_in(row)) end
   call('HDEL', old.key .. 'j', row.id)
   call('HDEL', old.key .. 's', row.id)
   if st.evb then call('RENAME', old.key .. 'ev' .. row.id, q.key .. 'ev' .. row.id) end
-  local refs_of = {unpack(st.ki or {})}
-  for _, parent_id in ipairs(refs_of) do
+  for _, parent_id in ipairs(st.ki or {}) do
     disown(parent_id, old.name, row.id)
     add_child(parent_id, q.name, row.id)
   end
@@ -31,6 +31,7 @@ local function move(row, name)
   call('ZADD', q.key .. 'pm', row.seq, seq_in(row))
   call('HSET', q.key .. 'j', row.id, row.words)
   put(row)
+  answer_moved(row, old.name)
 end
 
 local function refuse(state, why) return {3, state, why or ('not possible for a job that is ' .. state)} end

@@ -16,7 +16,7 @@ for at, entry in ipairs(head) do
       size = size - #decode(call('LPOP', list))[4]
       length = length - 1
     end
-    row.st.evb = size
+    row.st.evb = length > 0 and size or nil -- else there is no list
     save(row)
   end
 end

@@ -7,11 +7,13 @@ local function older_page(stream) -- the ids of the next page that has any below
   local top = stream.below and '(' .. format('%.0f', stream.below) or '+inf'
   local page = call('ZREVRANGEBYSCORE', stream.q.key .. 'pz', top, '-inf', 'LIMIT', 0, 1)[1]
   if not page then return false end
+  local beyond = stream.below
   stream.below = tonumber(page)
-  local ids = call('LRANGE', stream.q.key .. 'pg' .. page, 0, -1)
+  local ids, listed = call('LRANGE', stream.q.key .. 'pg' .. page, 0, -1), {}
   stream.rows = {}
-  for _, row in ipairs(load_all(stream.q, ids)) do
-    if row and not row.st.mv and (not below or row.seq < below) and row.seq >= stream.below then
+  for _, row in ipairs(load_all(stream.q, ids)) do -- an id that was given again is in two places
+    if row and not row.st.mv and (not beyond or row.seq < beyond) and row.seq >= stream.below and not listed[row.seq] then
+      listed[row.seq] = true
       stream.rows[#stream.rows + 1] = row
     end
   end

@@ -15,7 +15,7 @@ else
   local function remove(ids)
     for _, row in ipairs(load_all(q, ids)) do
       if removed >= most then return end
-      if row and row.q == q and row.st.state ~= 'running' and states[row.st.state] then
+      if row and not row.removed and row.st.state ~= 'running' and states[row.st.state] then
         forget(row)
         removed = removed + 1
       end

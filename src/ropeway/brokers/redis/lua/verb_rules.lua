@@ -28,10 +28,11 @@ end
 
 local function ids_named(limit_name)
   local found = {}
-  for _, id in ipairs(call('HKEYS', SHARD .. ':k')) do
+  for id in pairs(flow.known_ids()) do
     local _, name = flow.parse_key(id)
     if name == limit_name then found[#found + 1] = id end
   end
+  table.sort(found)
   return found
 end
 
