@@ -1,6 +1,7 @@
 """Print README's capability table, made from the brokers' own `Capabilities` values."""
 
 from ropeway.brokers.memory import MemoryBroker
+from ropeway.brokers.redis import ClusterBroker, RedisBroker
 from ropeway.brokers.sqlite import SQLiteBroker
 
 
@@ -20,6 +21,7 @@ COLUMNS = (
     ("payload up to", lambda c: f"{c.payload_max_bytes // 2**20} MiB"),
     ("jobs a call", lambda c: f"{c.batch_max:,}"),
     ("limits of tasks and queues, bounds", lambda c: _yes(able=c.limits)),
+    ("limits over all queues", lambda c: _yes(able=c.app_limits)),
     ("fair turns of tenants", lambda c: _yes(able=c.fair)),
     ("batches", lambda c: _yes(able=c.groups)),
     ("schedules", lambda c: "yes" if c.schedules else "refused: not in this release"),
@@ -32,8 +34,10 @@ def table() -> str:
         MemoryBroker().capabilities,
         SQLiteBroker("any.db", durability="full").capabilities,
         SQLiteBroker("any.db", durability="fast").capabilities,
+        RedisBroker("redis://any").capabilities,
+        ClusterBroker("redis+cluster://any").capabilities,
     ]
-    names = ["memory", "SQLite, `full` (default)", "SQLite, `fast`"]
+    names = ["memory", "SQLite, `full` (default)", "SQLite, `fast`", "Redis, Sentinel", "Redis Cluster"]
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(brokers) + 1) + "|"]
     lines += [f"| {title} | " + " | ".join(map(show, brokers)) + " |" for title, show in COLUMNS]
     return "\n".join(lines)

@@ -130,22 +130,22 @@ class _Plain(NamedTuple):
 
 
 def _merged(calls: Sequence[_Call]) -> _Plain | None:
-    """The jobs of all calls by queue and priority; None if one has other traits, or an id twice."""
-    merged: dict[tuple[str, int], list[Word]] = {}
+    """The jobs of all calls by their kind; None if one has other traits, or an id comes twice."""
+    merged: dict[tuple[Any, ...], list[Word]] = {}
     for call in calls:
         args, at = call.segments.args, 0
-        for queue, priority, n in call.segments.head:
+        for queue, priority, n, *time in call.segments.head:
             if priority < 0:
                 return None
-            merged.setdefault((queue, priority), []).extend(args[at : at + 2 * n])
+            merged.setdefault((queue, priority, *time), []).extend(args[at : at + 2 * n])
             at += 2 * n
+    ids = [id_ for args in merged.values() for id_ in args[::2]]
+    if len(set(ids)) < len(ids):
+        return None
     call_ids = [call.call_id for call in calls if call.call_id is not None]
     head: list[Any] = [call_ids]
-    for (queue, priority), args in merged.items():
-        ids = args[::2]
-        if len(set(ids)) < len(ids):
-            return None
-        head.append((queue, priority, len(ids)))
+    for (queue, priority, *time), args in merged.items():
+        head.append((queue, priority, len(args) // 2, *time))
     return _Plain(head, list(chain.from_iterable(merged.values())))
 
 
@@ -155,6 +155,13 @@ def _answer(call: _Call, reply: Any) -> None:
         call.future.set_result([Enqueued(ok, job.id, job.queue) for job in call.jobs])
     elif isinstance(reply[0], str):
         call.future.set_exception(_refusal(reply))
+    elif len(reply) != len(call.jobs):
+        call.future.set_exception(
+            ConfigError(
+                f"this call's id was used in the last minute for a call of {len(reply)} jobs, and "
+                f"this one has {len(call.jobs)}; give each call an id of its own"
+            )
+        )
     else:
         call.future.set_result(
             [_enqueued(job, one) for job, one in zip(call.jobs, reply, strict=True)]

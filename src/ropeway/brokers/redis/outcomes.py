@@ -6,7 +6,7 @@ from typing import Any, Final
 from ropeway.brokers.redis.records import encode_failure
 from ropeway.brokers.redis.segments import Segments
 from ropeway.brokers.redis.wire.client import Word
-from ropeway.job import Failure
+from ropeway.job import Failure, JobRef
 from ropeway.outcome import Ack, Bury, Cancel, Crashed, Outcome, Release, Retry, Settled, Snooze
 
 _SETTLED: Final = (Settled.OK, Settled.ALREADY, Settled.LOST)
@@ -44,11 +44,10 @@ class Packed:
         self._places: list[Sequence[int]] = []  # by segment: of its outcomes
         self._groups: dict[tuple[str, int], _Acks] = {}
         others = self._gather(outcomes)
-        told_twice = {(outcomes[place].lease.job.queue, outcomes[place].lease.job.id) for place in others}
+        jobs = {outcomes[place].lease.job.ref for place in others}
         for (queue, token), acks in self._groups.items():
-            if len(set(acks.ids)) < len(acks.ids) or (
-                others and any((queue, id_) in told_twice for id_ in acks.ids)
-            ):
+            ids = set(acks.ids)
+            if len(ids) < len(acks.ids) or any(JobRef(id_, queue) in jobs for id_ in ids if jobs):
                 others += acks.places
             else:
                 self._add_acks(queue, token, acks)

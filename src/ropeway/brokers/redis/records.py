@@ -122,9 +122,10 @@ encode_progress: Callable[[Progress], bytes] = _encode
 
 
 def write(job: Job) -> bytes | None:
-    """The words of a job that has no trait but a priority, else None: see `write_traits`.
+    """The words of a job that has no trait but a priority and a time, else None.
 
-    The store puts the seq and the time of creation before them.
+    The store puts the seq and the time of creation before them, and the time to start among them.
+    The others need `write_traits`.
     """
     if _has_traits(job):
         return None
@@ -163,10 +164,8 @@ def _check_numbers(job: Job) -> None:
 
 def _has_traits(job: Job) -> bool:
     return not (
-        job.delay_ms == 0
-        and job.crash_max == 3
+        job.crash_max == 3
         and job.retention_ms is None
-        and job.scheduled_at_ms is None
         and job.expires_after_ms is None
         and job.expires_at_ms is None
         and job.deadline_after_ms is None
@@ -337,6 +336,17 @@ def read_unblocks(traits: bytes) -> tuple[JobRef, ...]:
     return _unblocks(_decode_traits(traits))
 
 
+def _due_ms(job: Job) -> int:
+    """When a job is due that nobody has put off since: see `due_of` in `lua/row.lua`."""
+    return max(job.created_at_ms, job.scheduled_at_ms or 0)
+
+
+def _untouched(job: Job) -> State:
+    """The state of a job that nothing has happened to."""
+    is_delayed = (job.scheduled_at_ms or 0) > job.created_at_ms
+    return State.SCHEDULED if is_delayed else State.AVAILABLE
+
+
 def read_status(job: Job, words: bytes, packed: bytes) -> Status:
     """The status of a job; `packed` is empty while nothing has happened to it.
 
@@ -345,7 +355,7 @@ def read_status(job: Job, words: bytes, packed: bytes) -> Status:
     """
     seq = seq_of(words)
     if not packed:
-        return Status(state=State.AVAILABLE, seq=seq, due_ms=job.created_at_ms)
+        return Status(state=_untouched(job), seq=seq, due_ms=_due_ms(job))
     try:
         end = 4 + int.from_bytes(packed[:4], "big")
         head = _decode_head(packed[4:end])
@@ -358,7 +368,7 @@ def read_status(job: Job, words: bytes, packed: bytes) -> Status:
         return Status(
             state=head.state,
             seq=seq,
-            due_ms=job.created_at_ms if head.due is None else head.due,
+            due_ms=_due_ms(job) if head.due is None else head.due,
             rank=head.rank,
             attempt=head.attempt,
             snoozes=head.snoozes,

@@ -12,10 +12,17 @@ from ropeway.errors import BrokerError, ConfigError, Disconnected, SchemaMismatc
 SCHEMA: Final = 1
 OLDEST: Final = (6, 2)
 CONFIRM_MS: Final = 2_000
-CONFIRMED: Final = frozenset(
-    {"enqueue", "settle", "exchange", "act", "enqueue_posted", "move", "kin"}
+UNCONFIRMED: Final = frozenset(
+    {
+        *("reserve", "reserve_group", "extend", "append", "maintain", "workers", "send", "signals"),
+        *("get", "find", "peek", "queues", "keys", "events", "watch", "heard", "outbox"),
+    }
 )
-"""The scripts whose effect must be as durable as the broker promises."""
+"""The scripts that acknowledge nothing that must be kept; `durability` holds for all others."""
+_MARK: Final = (
+    # Full memory refuses the first write of a script if it may need some, and none after it.
+    "redis.call('HDEL', KEYS[1], '') return redis.call('HSET', KEYS[1], 'mark', 1)"
+)
 _ACKNOWLEDGED: Final = {
     "server": "in the server's memory; on its disk as its appendfsync says",
     "fsync": "on the server's disk (fsync of the AOF) before the answer",
@@ -86,9 +93,9 @@ def confirmation(client: Client, options: Options) -> Confirm | None:
     Nothing is left to do after a call: what confirms a script leaves together with it.
     """
     if options.durability == "replica":
-        client.confirmation = Confirmation(CONFIRMED, _wait, _check_replica)
+        client.confirmation = Confirmation(UNCONFIRMED, _wait, _check_replica)
     elif options.durability == "fsync":
-        client.confirmation = Confirmation(CONFIRMED, _wait_aof, _check_fsync)
+        client.confirmation = Confirmation(UNCONFIRMED, _wait_aof, _check_fsync)
     return None
 
 
@@ -98,7 +105,7 @@ def _mark(tag: str) -> tuple[Word, ...]:
     The script of a call that is sent again, or of a duplicate, writes nothing; what it answers may
     have been written over another connection, and be on no replica and no disk yet.
     """
-    return "HSET", f"{tag}:m", "mark", 1
+    return "EVAL", _MARK, 1, f"{tag}:m"
 
 
 def _wait(tag: str) -> list[tuple[Word, ...]]:

@@ -202,9 +202,10 @@ class Shard:
     async def wait_for_jobs(self, queues: Sequence[str], seconds: float, *, batches: bool) -> None:
         """Return when there may be something for `reserve`, or after so many seconds."""
         bell = "bbell" if batches else "bell"
-        if not queues:
-            return await asyncio.sleep(seconds)
-        await self._bell.wait(tuple(self.key(queue, bell) for queue in queues), seconds)
+        if queues:
+            await self._bell.wait(tuple(self.key(queue, bell) for queue in queues), seconds)
+        else:
+            await asyncio.sleep(seconds)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[Settled]:
         """See `Broker.settle`."""
@@ -283,11 +284,7 @@ class Shard:
         head: list[Any] = []
         args: list[Word] = []
         for action in actions:
-            ref, detail = action.ref, ""
-            if isinstance(action, CancelJob | BuryJob):
-                detail = action.reason
-            elif isinstance(action, MoveJob):
-                detail = action.queue
+            ref = action.ref
             kind = _ACTIONS[type(action)]
             revision = action.if_revision if isinstance(action, EditJob) else None
             head.append(
@@ -295,7 +292,7 @@ class Shard:
                     kind,
                     ref.id,
                     ref.queue or False,
-                    detail,
+                    _detail_of(action),
                     False if revision is None else revision,
                 )
             )
@@ -453,6 +450,13 @@ class Shard:
             for at in range(0, len(reply), 2)
         ]
         return sorted(found, key=lambda worker: (worker.started_at_ms, worker.id))
+
+
+def _detail_of(action: Action) -> str:
+    """The reason, or the other queue."""
+    if isinstance(action, CancelJob | BuryJob):
+        return action.reason
+    return action.queue if isinstance(action, MoveJob) else ""
 
 
 async def until_served(

@@ -26,11 +26,11 @@ from ropeway.brokers.redis import server
 from ropeway.brokers.redis.cluster import kin, looking, maintaining, moving, ruling
 from ropeway.brokers.redis.cluster.reserving import Reserving
 from ropeway.brokers.redis.cluster.shards import Shards, ask_by_queue, by_queue
-from ropeway.brokers.redis.news import News
 from ropeway.brokers.redis.counting import count_of
+from ropeway.brokers.redis.news import News
 from ropeway.brokers.redis.options import parse_options
 from ropeway.brokers.redis.ruling import infos
-from ropeway.brokers.redis.shard import Asked, Shard, until_served
+from ropeway.brokers.redis.shard import Asked, until_served
 from ropeway.brokers.redis.wire.address import parse
 from ropeway.brokers.redis.wire.client import Client, connect
 from ropeway.capabilities import Capabilities

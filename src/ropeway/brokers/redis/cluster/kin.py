@@ -129,9 +129,7 @@ async def connect(shards: Shards, jobs: Iterable[Job]) -> None:
     for job in jobs:
         if job.parents or job.unblocks:
             has_parents = bool(job.parents)
-            await _connect_one(
-                shards, job.queue, job.id, job.unblocks, has_parents=has_parents
-            )
+            await _connect_one(shards, job.queue, job.id, job.unblocks, has_parents=has_parents)
 
 
 async def _connect_one(

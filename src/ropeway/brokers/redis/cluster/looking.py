@@ -64,8 +64,7 @@ async def locate(shards: Shards, refs: Sequence[JobRef]) -> list[JobRef]:
         return list(refs)
     records = await get(shards, refs)
     return [
-        ref if record is None else record.job.ref
-        for ref, record in zip(refs, records, strict=True)
+        ref if record is None else record.job.ref for ref, record in zip(refs, records, strict=True)
     ]
 
 

@@ -48,7 +48,7 @@ class Reserving:
                 return served
             if served.sleep_ms is not None:
                 sleeps.append(served.sleep_ms)
-        return Served([], False, min(sleeps, default=None), None, None)
+        return Served([], sleep_ms=min(sleeps, default=None))
 
     async def wait(self, queues: Sequence[str], seconds: float, *, batches: bool) -> None:
         """Return when there may be something in one of the queues, or after so many seconds."""
@@ -90,9 +90,7 @@ class _Call:
 
     async def take(self, queue: str, places: int) -> int:
         """Take up to so many jobs of a queue; how many."""
-        asked = Asked(
-            [queue], self._worker, places, self._lease_ms, beside=bool(self.leases)
-        )
+        asked = Asked([queue], self._worker, places, self._lease_ms, beside=bool(self.leases))
         served = await self._shards.of(queue).reserve(asked)
         self.leases += served.leases
         self.passed_over = self.passed_over or served.first
@@ -103,4 +101,4 @@ class _Call:
 
     @property
     def served(self) -> Served:
-        return Served(self.leases, self._cut_short, min(self._sleeps, default=None), None, None)
+        return Served(self.leases, self._cut_short, min(self._sleeps, default=None))

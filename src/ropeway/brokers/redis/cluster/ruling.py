@@ -1,6 +1,5 @@
-"""Rules in a cluster: every shard has them all, and the first shard of the store is asked for them."""
+"""Rules in a cluster: every shard has them all, and one that has no queue is asked for them."""
 
-import asyncio
 from collections.abc import Sequence
 
 from ropeway.broker import KeyInfo

@@ -30,9 +30,7 @@ class Shards:
         self.meta: Shard = self._make(f"{{{self._prefix}}}")
 
     def _make(self, tag: str) -> Shard:
-        return Shard(
-            self._client, tag, clock=self._clock, confirm=self._confirm, in_cluster=True
-        )
+        return Shard(self._client, tag, clock=self._clock, confirm=self._confirm, in_cluster=True)
 
     @property
     def _names_key(self) -> str:

@@ -9,6 +9,7 @@
 --   :m   hash   counters, latest time        h  hash  counts by state, paused, highest priority
 --   :queues  set  names                      j  hash  id -> words (see row.lua)
 --   :rl  hash   rules                        s  hash  id -> status; none: available, never touched
+--   :kt  zset   rates' keys by when idle
 --   :k   hash   states of limits' keys       r<priority>  list  ids of such jobs, in order
 --   :kp<key> zset  parked under a key        e<priority>  zset  the others that are available
 --   :w   zset   keys that have room, when    d  zset  scheduled and retryable, by due time
@@ -19,7 +20,7 @@
 --   :ad :al :aw  zset  queues by when        c  zset  other completed ids by time
 --        something is due, a lease ends,     p  zset  final ids that are not in f, by time to prune
 --        or the rest of maintain has work    pz zset  pages;  pg<first seq>  list  ids in order of seq
---   :sg  stream signals   :wk  hash workers  pl hash  page -> records left;  pm  zset  moved here
+--   :sg  stream signals   :wk  hash workers  pl hash  page -> records gone;  pm  zset  moved here
 --   :ob  list   outbox, in a cluster; :fw  hash  waits for jobs that may be elsewhere (kin.lua)
 --   :calls<minute> hash  calls and answers   u  hash  unique key -> id
 --                                            ol<key> zset  line of an ordering key;  oh hash  heads
@@ -38,18 +39,20 @@ local FINAL = {completed = true, dead = true, cancelled = true}
 local WAITING = {pending = true, scheduled = true, available = true, retryable = true}
 local KEPT_PLACE = {available = true, running = true}
 
-local counters = call('HMGET', SHARD .. ':m', 'clock', 'seq', 'token', 'group', 'rules')
+local counters = call('HMGET', SHARD .. ':m', 'clock', 'seq', 'token', 'group', 'rules', 'minute')
 local seq, token, group = tonumber(counters[2] or 0), tonumber(counters[3] or 0), tonumber(counters[4] or 0)
 local RULED = counters[5] -- some rule is declared
 local first_seq, first_token, first_group = seq, token, group
 
 local KEPT, IN_CLUSTER, now_ms, mono_ms
+local begun_ms = 0 -- 1 within a millisecond: a delay that is counted from its end is never short
 do -- schedules never run backwards; leases run on the same clock, which is all that Redis has
   local kept, cluster, wall, mono = string.match(ARGV[1], '^(%d+)(c?) ?(%d*) ?(%d*)$')
   KEPT, IN_CLUSTER = tonumber(kept), cluster == 'c'
   if wall == '' then
     local time = call('TIME')
     now_ms = time[1] * 1000 + floor(time[2] / 1000)
+    begun_ms = time[2] % 1000 > 0 and 1 or 0
   else
     now_ms = tonumber(wall)
   end

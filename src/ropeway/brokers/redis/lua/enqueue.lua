@@ -4,7 +4,7 @@
 local OK, DUPLICATE_ID, DUPLICATE_KEY, REPLACED, FULL, DROPPED = 0, 1, 2, 3, 4, 5
 
 local function admit(traits) -- when it is due, and its state but for parents
-  if traits.dl then traits.sa, traits.dl = now_ms + traits.dl, nil end
+  if traits.dl then traits.sa, traits.dl = now_ms + begun_ms + traits.dl, nil end
   if traits.ex then traits.ea, traits.ex = now_ms + traits.ex, nil end
   if traits.dx then traits.da, traits.dx = now_ms + traits.dx, nil end
   if traits.sa and traits.sa > now_ms then return traits.sa, 'scheduled' end
@@ -96,10 +96,12 @@ local function add(q, id, traits, task, rest)
   rows[q.key .. id] = row
   save_words(row, task, rest)
   list_ids(q, seq, {id})
+  local met = {}
   for _, parent_id in ipairs(traits.pa or {}) do
-    if not is_completed(parent_id) and not waits_for(row, parent_id) then
+    if not met[parent_id] and not is_completed(parent_id) then
       row.st.waiting_on = row.st.waiting_on or {}
       table.insert(row.st.waiting_on, parent_id)
+      met[parent_id] = true
       row.st.state = 'pending'
     end
   end
@@ -138,10 +140,12 @@ end
 
 local function split(jobs) -- words into traits, task and payload, rest
   if jobs.priority < 0 then return end
-  local traits = jobs.priority > 0 and {p = jobs.priority} or NO_TRAITS
   jobs.traits, jobs.tasks, jobs.rests = {}, {}, {}
   for at, words in ipairs(jobs.words) do
     local n, task_n = from_bytes('>I3I4', words)
+    local traits = {}
+    if jobs.priority > 0 then traits.p = jobs.priority end
+    if jobs.time then traits[jobs.time] = jobs.ms end
     jobs.traits[at], jobs.tasks[at] = traits, sub(words, 8 + n, 7 + n + task_n)
     jobs.rests[at] = sub(words, 8 + n + task_n)
   end

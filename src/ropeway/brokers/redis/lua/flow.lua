@@ -87,6 +87,8 @@ end
 
 local states = {} -- key id -> state, as changed by this script
 
+local function number(value) return format('%.17g', value) end
+
 local function key_id(scope, name, key) return #scope .. ':' .. scope .. #name .. ':' .. name .. key end
 
 local function parse_key(id)
@@ -119,9 +121,11 @@ at_end[#at_end + 1] = function()
       local limit = rule and rule.limit or (name == 'queue:' .. scope and {type = key})
       if limit and is_idle(limit, state) then
         call('HDEL', SHARD .. ':k', id)
+        call('ZREM', SHARD .. ':kt', id)
       else
         call('HSET', SHARD .. ':k', id,
           bytes('>I4dI4I6I4', state.used, state.tat, state.failures, state.open_until, state.parked))
+        if limit and limit.type == 'rate' then call('ZADD', SHARD .. ':kt', number(state.tat), id) end
       end
     end
   end
@@ -295,8 +299,6 @@ local function turns_of(q, priority)
   return turns
 end
 
-local function number(value) return format('%.17g', value) end
-
 local function join_turns(row)
   local traits, priority = row.traits, priority_of(row)
   local turns = not traits.gk and (row.q.fair or traits.fk) and turns_of(row.q, priority)
@@ -394,6 +396,13 @@ function flow.known_ids() -- of all keys that have a state, kept or changed by t
   for _, id in ipairs(call('HKEYS', SHARD .. ':k')) do found[id] = true end
   for id in pairs(states) do found[id] = true end
   return found
+end
+
+function flow.forget_rates(most) -- states of rates that say nothing any more
+  for _, id in ipairs(call('ZRANGEBYSCORE', SHARD .. ':kt', '-inf', now_ms, 'LIMIT', 0, most)) do
+    state_of(id).dirty = true
+    call('ZREM', SHARD .. ':kt', id)
+  end
 end
 
 function flow.begin_anew(id) -- a key counts from nothing

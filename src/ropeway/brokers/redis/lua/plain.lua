@@ -1,10 +1,11 @@
--- The short way of most jobs: no trait but a priority, and no status of their own before a start.
+-- The short way of most jobs: light ones, which have no traits but a priority and a time.
 -- These are all functions that it needs; a script tries it first, and makes the others only when
 -- it must, since making them costs more than a whole short way.
 
 local RETENTION = {completed = @COMPLETED_MS, cancelled = @CANCELLED_MS, dead = @DEAD_MS}
 
 local has_kin = call('EXISTS', SHARD .. ':ch') == 1 -- some job waits for another
+local kin = {} -- parent -> its children, as read and changed by this script
 local some_wait = call('EXISTS', SHARD .. ':wt') == 1 -- some client waits for an end
 
 -- ------------------------------------------------------------------ leases
@@ -92,15 +93,151 @@ end
 
 local function next_due(q) return tonumber(call('ZRANGE', q.key .. 'd', 0, 0, 'WITHSCORES')[2]) end
 
+-- Moves light jobs that are due to those that are available; how many, and the ids of the others.
+local function promote_light(q, limit)
+  local due = limit > 0 and call('ZRANGEBYSCORE', q.key .. 'd', '-inf', now_ms, 'LIMIT', 0, limit, 'WITHSCORES') or {}
+  if #due == 0 then return 0, {} end
+  local ids, members = {}, {}
+  for at = 1, #due, 2 do members[#members + 1], ids[#ids + 1] = due[at], sub(due[at], 7) end
+  local words, packed_st = hash_values(q.key .. 'j', ids), hash_values(q.key .. 's', ids)
+  local gone, written, ready, others, available = {}, {}, {}, {}, nil
+  local from = {scheduled = 0, retryable = 0}
+  for at, id in ipairs(ids) do
+    local packed, st = packed_st[at], nil
+    if packed then st = unpack_status(packed) end
+    if q.fair or (st and st.tr) then
+      others[#others + 1] = id
+    else
+      local priority = 0
+      if q.top > 0 then
+        local n = from_bytes('>I3', words[at], 13)
+        priority = n > 0 and decode(sub(words[at], 20, 19 + n)).p or 0
+      end
+      from[st and st.state or 'scheduled'] = from[st and st.state or 'scheduled'] + 1
+      if st then
+        st.state = 'available'
+        packed = pack_status(st)
+      else
+        available = available or pack_status({state = 'available'})
+        packed = available
+      end
+      gone[#gone + 1] = members[at]
+      written[#written + 1] = id
+      written[#written + 1] = packed
+      local into = ready[priority] or {}
+      ready[priority] = into
+      into[#into + 1] = 0
+      into[#into + 1] = bytes('>I6', tonumber(due[2 * at])) .. members[at]
+    end
+  end
+  if #gone > 0 then
+    many('ZREM', q.key .. 'd', gone)
+    many('HSET', q.key .. 's', written)
+    for priority, into in pairs(ready) do many('ZADD', q.key .. 'e' .. priority, into) end
+    for state, n in pairs(from) do
+      if n > 0 then add_count(q, state, -n) end
+    end
+    add_count(q, 'available', #gone)
+    if next(rows) then
+      for _, id in ipairs(ids) do rows[q.key .. id] = nil end
+    end
+    ring(q)
+  end
+  return #gone, others
+end
+
+-- What a light job that has been touched becomes by a start, and whether its lease is like that of
+-- a first start; nil: it goes the long way.
+local function start_kind(packed, of_group)
+  local st = unpack_status(packed)
+  if st.state ~= 'available' or st.tr or st.crashes or st.rank or st.blocked_on then return nil end
+  st.state, st.attempt, st.token = 'running', (st.attempt or 0) + 1, new_token()
+  st.lease_until_ms, st.worker, st.started_at_ms, st.reason = asked.until_ms, asked.worker, now_ms, nil
+  st.lg = of_group
+  return {packed = pack_status(st), is_first = st.attempt == 1 and not st.snoozes and not st.saved}
+end
+
+-- Takes light jobs of one priority by the order of both the touched and the untouched; whether it
+-- could go on to the end.
+local function take_light(q, priority)
+  local room, list, zset = asked.limit - taken_n, q.key .. 'r' .. priority, q.key .. 'e' .. priority
+  local touched = call('ZRANGE', zset, 0, room - 1)
+  if #touched == 0 then
+    local ids = call('LPOP', list, room)
+    if ids then start_untouched(q, ids, hash_values(q.key .. 'j', ids)) end
+    return true, 0
+  end
+  local ids = {}
+  for at, member in ipairs(touched) do ids[at] = sub(member, 13) end
+  local words, packed_st = hash_values(q.key .. 'j', ids), hash_values(q.key .. 's', ids)
+  local untouched = call('LRANGE', list, 0, room - 1)
+  local fresh_words = #untouched > 0 and hash_values(q.key .. 'j', untouched) or {}
+  local of_group, kinds, first = group + 1, {}, nil
+  local from, met, run, written, place, is_light_run = 1, 1, {}, {}, #taken, true
+  while #run < room do
+    local member, fresh = touched[from], fresh_words[met]
+    if not member and not fresh then break end
+    if member and (not fresh or sub(member, 1, 12) < sub(fresh, 7, 12) .. sub(fresh, 1, 6)) then
+      local packed = packed_st[from]
+      local after = kinds[packed]
+      if after == nil then
+        after = start_kind(packed, of_group) or false
+        kinds[packed] = after
+      end
+      if not after then
+        is_light_run = false
+        break
+      end
+      run[#run + 1] = ids[from]
+      written[#written + 1] = ids[from]
+      written[#written + 1] = after.packed
+      taken[place + 1], taken[place + 2], place = ids[from], words[from], place + 2
+      if not after.is_first then
+        place = place + 1
+        taken[place] = after.packed
+      end
+      note_run(q, 1, after.is_first)
+      from = from + 1
+    else
+      first = first or started(of_group)
+      run[#run + 1] = untouched[met]
+      written[#written + 1] = untouched[met]
+      written[#written + 1] = first
+      taken[place + 1], taken[place + 2], place = untouched[met], fresh, place + 2
+      note_run(q, 1, true)
+      met = met + 1
+    end
+  end
+  if #run > 0 then
+    lease_group(q, run, asked.until_ms)
+    many('HSET', q.key .. 's', written)
+    if from > 1 then call('ZREMRANGEBYRANK', zset, 0, from - 2) end
+    if met > 1 then call('LPOP', list, met - 1) end
+    add_count(q, 'available', -#run)
+    add_count(q, 'running', #run)
+    if next(rows) then
+      for _, id in ipairs(run) do rows[q.key .. id] = nil end
+    end
+  end
+  return is_light_run, #run
+end
+
 local function take_short(q) -- whether all that the queue has ready could be taken, as far as wanted
+  if q.stale > 0 or q.ruled or q.fair then return false end
   local due = next_due(q)
-  if (due and due <= now_ms) or q.stale > 0 or q.ruled then return false end
+  if due and due <= now_ms then
+    local _, others = promote_light(q, 2 * asked.limit)
+    if #others > 0 then return false end
+    due = next_due(q)
+  end
   q.next_due = due
   for priority = q.top, 0, -1 do
-    if call('EXISTS', q.key .. 'e' .. priority) == 1 then return false end
-    local room = asked.limit - taken_n
-    local ids = room > 0 and call('LPOP', q.key .. 'r' .. priority, room)
-    if ids then start_untouched(q, ids, hash_values(q.key .. 'j', ids)) end
+    local n = 1
+    while taken_n < asked.limit and n > 0 do
+      local goes_on
+      goes_on, n = take_light(q, priority)
+      if not goes_on then return false end
+    end
   end
   return true
 end
@@ -160,7 +297,7 @@ local function watched_of(q, ids) -- by position: somebody waits for the end of 
     for at, id in ipairs(ids) do fields[at] = encode({q.name, id}) end
     waiters = hash_values(SHARD .. ':wt', fields)
   end
-  return function(at) return (children and children[at]) or (waiters and waiters[at]) end
+  return function(at) return (children and children[at]) or kin[ids[at]] or (waiters and waiters[at]) end
 end
 
 -- Jobs that were handed out together share a status, and with the same result one after it.

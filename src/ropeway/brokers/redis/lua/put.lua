@@ -121,55 +121,85 @@ end
 
 -- ------------------------------------------------------------------ parents and children
 
-local function children_of(id) -- {queue, id, queue, id, ...}
-  local kept = has_kin and call('HGET', SHARD .. ':ch', id)
-  return kept and decode(kept) or {}
-end
+local children_of, child_rows, set_children, add_child, disown
+do -- parents may have thousands of children: the list is read once and written once by a script
+  local function key_of(queue, id) return #queue .. ':' .. queue .. id end
 
-local function child_rows(id) -- in the order of seq
-  local refs, found = children_of(id), {}
-  for at = 1, #refs, 2 do found[#found + 1] = load(queue_of(refs[at]), refs[at + 1]) end
-  table.sort(found, function(a, b) return a.seq < b.seq end)
-  return found
-end
-
-local function set_children(id, refs)
-  if #refs == 0 then
-    call('HDEL', SHARD .. ':ch', id)
-  else
-    has_kin = true
-    call('HSET', SHARD .. ':ch', id, encode(refs))
+  local function places_of(known) -- where each child is in the list
+    if not known.places then
+      known.places = {}
+      for at = 1, #known.refs, 2 do known.places[key_of(known.refs[at], known.refs[at + 1])] = at end
+    end
+    return known.places
   end
-end
 
-local function add_child(parent_id, queue, id)
-  local refs = children_of(parent_id)
-  for at = 1, #refs, 2 do
-    if refs[at] == queue and refs[at + 1] == id then return end
+  local function known_of(id)
+    local known = kin[id]
+    if not known then
+      local kept = has_kin and call('HGET', SHARD .. ':ch', id)
+      known = {refs = kept and decode(kept) or {}}
+      kin[id] = known
+    end
+    return known
   end
-  refs[#refs + 1], refs[#refs + 2] = queue, id
-  set_children(parent_id, refs)
+
+  at_end[#at_end + 1] = function()
+    for id, known in pairs(kin) do
+      if not known.is_changed then
+        -- it is kept as it is
+      elseif #known.refs == 0 then
+        call('HDEL', SHARD .. ':ch', id)
+      else
+        call('HSET', SHARD .. ':ch', id, encode(known.refs))
+      end
+    end
+  end
+
+  function children_of(id) return known_of(id).refs end -- {queue, id, queue, id, ...}, not in order
+
+  function child_rows(id) -- in the order of seq
+    local refs, found = children_of(id), {}
+    for at = 1, #refs, 2 do found[#found + 1] = load(queue_of(refs[at]), refs[at + 1]) end
+    table.sort(found, function(a, b) return a.seq < b.seq end)
+    return found
+  end
+
+  function set_children(id, refs)
+    kin[id] = {refs = refs, is_changed = true}
+    has_kin = has_kin or #refs > 0
+  end
+
+  function add_child(parent_id, queue, id)
+    local known = known_of(parent_id)
+    local refs, places, key = known.refs, places_of(known), key_of(queue, id)
+    if places[key] then return end
+    places[key] = #refs + 1
+    refs[#refs + 1], refs[#refs + 2] = queue, id
+    known.is_changed, has_kin = true, true
+  end
+
+  function disown(parent_id, queue, id) -- the last one takes its place
+    local known = known_of(parent_id)
+    local refs, places, key = known.refs, places_of(known), key_of(queue, id)
+    local at, last = places[key], #known.refs - 1
+    if not at then return end
+    refs[at], refs[at + 1] = refs[last], refs[last + 1]
+    places[key_of(refs[at], refs[at + 1])] = at
+    refs[last], refs[last + 1], places[key] = nil, nil, nil
+    known.is_changed = true
+  end
 end
 
 local function adopt(parent_id, child)
   local st = child.st
-  st.ki = st.ki or {}
-  for _, id in ipairs(st.ki) do
-    if id == parent_id then return end
+  if not child.kin_of then
+    child.kin_of = {}
+    for _, id in ipairs(st.ki or {}) do child.kin_of[id] = true end
   end
+  if child.kin_of[parent_id] then return end
+  child.kin_of[parent_id], st.ki = true, st.ki or {}
   st.ki[#st.ki + 1] = parent_id
   add_child(parent_id, child.q.name, child.id)
-end
-
-local function disown(parent_id, queue, id)
-  local refs, left = children_of(parent_id), {}
-  for at = 1, #refs, 2 do
-    if refs[at] ~= queue or refs[at + 1] ~= id then
-      left[#left + 1] = refs[at]
-      left[#left + 1] = refs[at + 1]
-    end
-  end
-  set_children(parent_id, left)
 end
 
 local function is_needed(row) -- an unfinished job still depends on this record
@@ -205,7 +235,7 @@ local function tell_abroad(queue, id, what)
 end
 
 local function tell_children(row) -- later, by `cascade`: this parent has failed or is gone
-  if has_kin and call('HEXISTS', SHARD .. ':ch', row.id) == 1 then
+  if has_kin and #children_of(row.id) > 0 then
     call('RPUSH', SHARD .. ':fq', encode({row.q.name, row.id, row.removed or false}))
   end
 end
@@ -414,9 +444,22 @@ end
 
 -- ------------------------------------------------------------------ steps of the life of a job
 
+local unsaved = {} -- rows whose status is written at the end of the script
+
+at_end[#at_end + 1] = function()
+  for row in pairs(unsaved) do
+    if not row.removed then save(row) end
+  end
+end
+
 local function parent_completed(child, parent_id)
-  open(child)
   local st = child.st
+  if #st.waiting_on > 1 then -- nothing else follows from it
+    table.remove(st.waiting_on, waits_for(child, parent_id))
+    unsaved[child] = true
+    return
+  end
+  open(child)
   table.remove(st.waiting_on, waits_for(child, parent_id))
   if #st.waiting_on == 0 then
     st.waiting_on, st.due = nil, max(due_of(child), now_ms)
@@ -440,17 +483,13 @@ local function bury_overdue(row, reason)
 end
 
 local function promote(q, limit) -- make due jobs available; how many
-  if limit <= 0 then return 0 end
-  local due = call('ZRANGEBYSCORE', q.key .. 'd', '-inf', now_ms, 'LIMIT', 0, limit)
-  if #due == 0 then return 0 end
-  local ids = {}
-  for at, member in ipairs(due) do ids[at] = id_in(member) end
-  for _, row in ipairs(load_all(q, ids)) do
+  local n, others = promote_light(q, limit)
+  for _, row in ipairs(load_all(q, others)) do
     open(row)
     row.st.state = 'available'
     put(row)
   end
-  return #due
+  return n + #others
 end
 
 local CRASH_WINDOW_MS, CRASHES = 86400000, 2

@@ -8,9 +8,10 @@
 --            o ordering_key   pa parents   ub unblocks {queue, id, ...}   of on_parent_failed
 --            fk fair_key   fw fair_weight   li limits {name, key, ...}   gk group_key   rv revision
 --          Task and payload are compared as they are; like the rest they are the client's own.
+--          A job whose only traits are p and sa is light: it goes the short ways.
 -- Status   length of the head (4 bytes), head, tail. The head is a map of the fields of `Status`,
---          without seq, and with: due only where it is not the time of creation; lg the group of its
---          lease; tr "it has traits"; ki parents that list it; old the priority of the list of ready
+--          without seq, and with: due only where somebody has changed it; lg the group of its
+--          lease; tr "it is not light"; ki parents that list it; old the priority of the list of ready
 --          ids where its id still is; pk the limit's key it is parked under; evb bytes of its stream; z the lengths
 --          of what the tail holds, each plus one: result, saved, progress, then the errors.
 --          All jobs of a batch that were never touched before share one status.
@@ -67,7 +68,8 @@ local function row_of(q, id, words, status)
   if status then
     row.st = unpack_status(status)
   else
-    row.st, row.fresh = {state = 'available'}, true
+    local is_delayed = (row.traits.sa or 0) > created
+    row.st, row.fresh = {state = is_delayed and 'scheduled' or 'available'}, not is_delayed or nil
   end
   rows[q.key .. id] = row
   return row
@@ -108,14 +110,21 @@ local function find(id, name) -- without a queue, the first row with that id
   return first
 end
 
-local function due_of(row) return row.st.due or row.created end
+local function due_of(row) return row.st.due or max(row.traits.sa or 0, row.created) end
 local function priority_of(row) return row.traits.p or 0 end
 local function place_in(row) return bytes('>I6I6', due_of(row), row.seq) .. row.id end
 local function seq_in(row) return bytes('>I6', row.seq) .. row.id end
 local function id_in(member) return sub(member, 7) end
 
+local function is_light(traits)
+  for name in pairs(traits) do
+    if name ~= 'p' and name ~= 'sa' then return false end
+  end
+  return true
+end
+
 local function save(row)
-  row.st.tr = next(row.traits) ~= nil or nil
+  row.st.tr = not is_light(row.traits) or nil
   row.packed = pack_status(row.st)
   row.fresh = nil
   call('HSET', row.q.key .. 's', row.id, row.packed)
@@ -131,47 +140,6 @@ local function save_words(row, task, rest)
   local n = from_bytes('>I3', row.words, 13)
   row.task_at, row.rest_at = 20 + n, 20 + n + #task
   call('HSET', row.q.key .. 'j', row.id, row.words)
-end
-
--- Pages list the records of a queue in the order of seq, some hundreds each, for `find`.
-local PAGE = 500
-
-local function list_ids(q, first, ids) -- new records with seqs from `first` on
-  local at = 1
-  while at <= #ids do
-    if not q.page or q.paged >= PAGE then
-      if not q.page then call('SADD', SHARD .. ':queues', q.name) end
-      q.page, q.paged = format('%.0f', first + at - 1), 0
-      call('ZADD', q.key .. 'pz', q.page, q.page)
-    end
-    local n = min(#ids - at + 1, PAGE - q.paged)
-    call('RPUSH', q.key .. 'pg' .. q.page, unpack(ids, at, at + n - 1))
-    call('HINCRBY', q.key .. 'pl', q.page, n)
-    q.paged, at = q.paged + n, at + n
-  end
-  call('HSET', q.key .. 'h', 'page', q.page, 'paged', q.paged)
-end
-
-local function unlist_seqs(q, seqs) -- records that are gone; their pages go with the last of each
-  local at = 1
-  while at <= #seqs do
-    local first = format('%.0f', seqs[at])
-    local page = call('ZREVRANGEBYSCORE', q.key .. 'pz', first, '-inf', 'LIMIT', 0, 1)[1]
-    local beyond = tonumber(call('ZRANGEBYSCORE', q.key .. 'pz', '(' .. first, '+inf', 'LIMIT', 0, 1)[1])
-    local n, from = 0, tonumber(page)
-    while at <= #seqs and seqs[at] >= from and (not beyond or seqs[at] < beyond) do
-      n, at = n + 1, at + 1
-    end
-    if call('HINCRBY', q.key .. 'pl', page, -n) <= 0 then
-      call('HDEL', q.key .. 'pl', page)
-      call('ZREM', q.key .. 'pz', page)
-      call('DEL', q.key .. 'pg' .. page)
-      if page == q.page then
-        q.paged = PAGE -- the next record begins a new one
-        call('HSET', q.key .. 'h', 'paged', PAGE)
-      end
-    end
-  end
 end
 
 local function unlist(q, row)

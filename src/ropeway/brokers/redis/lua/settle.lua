@@ -38,12 +38,12 @@ end
 local endings = {
   ack = function(st, o) complete(st, o.result, o.codec) end,
   retry = function(st, o)
-    st.state, st.due, st.snoozes = 'retryable', now_ms + o.delay, nil
+    st.state, st.due, st.snoozes = 'retryable', now_ms + begun_ms + o.delay, nil
     if not o.counted then st.attempt = st.attempt - 1 end
     add_errors(st, o.failure)
   end,
   snooze = function(st, o)
-    st.state, st.due, st.attempt = 'scheduled', now_ms + o.delay, st.attempt - 1
+    st.state, st.due, st.attempt = 'scheduled', now_ms + begun_ms + o.delay, st.attempt - 1
     st.snoozes, st.reason = (st.snoozes or 0) + 1, o.reason
   end,
   release = function(st) st.state, st.attempt = 'available', st.attempt - 1 end,

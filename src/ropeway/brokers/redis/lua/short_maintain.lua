@@ -39,7 +39,7 @@ local function is_due(agenda, at_ms)
   return first and tonumber(first) <= at_ms
 end
 
-if not (is_due(':ad', now_ms) or is_due(':al', mono_ms) or is_due(':aw', now_ms))
+if not (is_due(':ad', now_ms) or is_due(':al', mono_ms) or is_due(':aw', now_ms) or is_due(':kt', now_ms))
   and call('EXISTS', SHARD .. ':fq') == 0 then
   sooner(':ad', 'd', now_ms)
   sooner(':al', 'l', mono_ms)

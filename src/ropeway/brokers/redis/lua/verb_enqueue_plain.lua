@@ -1,6 +1,5 @@
--- The short way: store jobs of one or more calls that have no trait but a priority, where nothing
--- stands in the way. head: {{call id, ...}, segment, ...}, each queue and priority once and no id
--- twice; then the arguments of the segments.
+-- The short way: store jobs of one or more calls that are light, where nothing stands in the way.
+-- head: {{call id, ...}, segment, ...}, no id twice; then the arguments of the segments.
 -- Returns 1; or 0 if a call or an id is known, or a queue has rules: then nothing was written, and
 -- the calls go the long way, each by itself.
 local segments = decode(ARGV[2])
@@ -20,7 +19,7 @@ for place, segment in ipairs(segments) do
   end
   parts[place] = jobs
 end
-for _, jobs in ipairs(parts) do add_untouched(jobs) end
+for _, jobs in ipairs(parts) do add_light(jobs) end
 if #call_ids > 0 then note_calls(call_ids) end
 finish()
 return 1

@@ -115,6 +115,7 @@ for _, q in ipairs(due_queues(':aw', 'k', now_ms)) do
   if pruned < most_pruned then note(':aw', 'k', q, nil) end
 end
 
+if RULED then flow.forget_rates(most_pruned) end
 finish()
 sooner(':ad', 'd', now_ms)
 sooner(':al', 'l', mono_ms)

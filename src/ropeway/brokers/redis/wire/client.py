@@ -29,7 +29,7 @@ class Client(Protocol):
     """
 
     confirmation: Confirmation | None
-    """What the scripts that it names must be confirmed by; None: nothing."""
+    """What scripts must be confirmed by, but for those that it names; None: nothing."""
 
     @property
     def kind(self) -> str:

@@ -75,7 +75,7 @@ class ClusterClient:
     async def run(self, script: Script, tag: str, args: Sequence[Word]) -> Any:
         packed = pack(("EVALSHA", script.sha, 1, tag, *args))
         confirmation, followed = self.confirmation, None
-        if confirmation is not None and script.name in confirmation.scripts:
+        if confirmation is not None and script.name not in confirmation.unneeded:
             followed = follow(packed, tag, confirmation)
         return await self._route(slot_of(tag), _Command(packed, script, followed=followed))
 

@@ -112,8 +112,8 @@ def _access(code: str, message: str, where: str, user: str | None) -> str:
             "off. Correct the URL (percent-encode special characters), or see ACL LIST there"
         )
     return (
-        f"{where}: user {name!r} lacks a right ({message}). Grant it with ACL SETUSER {name} …, or "
-        "give another user in the URL"
+        f"{where}: user {name!r} lacks a right ({message}). Grant it with ACL SETUSER {name} …; "
+        "docs/redis.md has the rule that works. Or give another user in the URL"
     )
 
 

@@ -66,7 +66,7 @@ class SingleClient:
     async def run(self, script: Script, tag: str, args: Sequence[Word]) -> Any:
         packed = pack(("EVALSHA", script.sha, 1, tag, *args))
         confirmation = self.confirmation
-        if confirmation is not None and script.name in confirmation.scripts:
+        if confirmation is not None and script.name not in confirmation.unneeded:
             reply = await self._node.ask_confirmed(follow(packed, tag, confirmation), script)
         else:
             reply = await self._node.ask(packed, script)

@@ -35,13 +35,13 @@ class Confirmation(NamedTuple):
     connection has written, so on a new one it would confirm what it knows nothing of.
 
     Attributes:
-        scripts: the names of the scripts that have to be confirmed.
+        unneeded: the names of the scripts that count without it.
         commands: those that follow, by the tag of the script.
         check: takes their replies, and the server's name; raises if they confirm nothing.
 
     """
 
-    scripts: frozenset[str]
+    unneeded: frozenset[str]
     commands: Callable[[str], list[tuple[Word, ...]]]
     check: Callable[[Sequence[Any], str], None]
 
