@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from shared_servers import redis_cluster_url, redis_sentinel_url, redis_url
-
 from ropeway.broker import JobStore
 from ropeway.brokers.memory import MemoryBroker
 from ropeway.brokers.redis import ClusterBroker, RedisBroker
 from ropeway.brokers.sqlite import SQLiteBroker
 from ropeway.clock import Clock
 from ropeway.runtime import new_id
+from shared_servers import redis_cluster_url, redis_sentinel_url, redis_url
 
 
 def _own(url: str) -> str:

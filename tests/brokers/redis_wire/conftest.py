@@ -1,15 +1,14 @@
 """Clients that are closed after each test, and a server for the tests that do not break it."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from opened import Opened
 
 from ropeway.brokers.redis.wire.address import parse
 from ropeway.brokers.redis.wire.client import Client, connect
 from ropeway.testing.servers import RedisServer
-
-Opened = Callable[..., Awaitable[Client]]
 
 
 @pytest.fixture(scope="session")

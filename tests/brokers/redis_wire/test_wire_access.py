@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from opened import Opened
 
-from conftest import Opened
 from ropeway.brokers.redis.wire.address import parse
 from ropeway.brokers.redis.wire.client import Script, connect
 from ropeway.brokers.redis.wire.replies import Refused

@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from opened import Opened
 
-from conftest import Opened
 from ropeway.brokers.redis.wire.client import Script
 from ropeway.brokers.redis.wire.replies import Refused, ReplyError
 from ropeway.brokers.redis.wire.slots import slot_of

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opened import Opened
 
-from conftest import Opened
 from ropeway.brokers.redis.wire.client import Client, Script
 from ropeway.brokers.redis.wire.replies import Lost, ReplyError
 from ropeway.errors import Disconnected
