@@ -22,8 +22,7 @@ from ropeway.broker import (
     Signal,
     WorkerInfo,
 )
-from ropeway.brokers.redis import ruling, server
-from ropeway.brokers.redis.counting import count_of
+from ropeway.brokers.redis import looking, operating, ruling, server, telling
 from ropeway.brokers.redis.news import News
 from ropeway.brokers.redis.options import parse_options
 from ropeway.brokers.redis.shard import MAINTAINED, Asked, Served, Shard, until_served
@@ -214,19 +213,19 @@ class RedisBroker:
 
     async def keys(self, name: str, *, key: str | None = None, limit: int = 100) -> list[KeyInfo]:
         queue = name.removeprefix(QUEUE_PREFIX) if name.startswith(QUEUE_PREFIX) else None
-        return (await self._open_shard().keys(name, key, queue))[:limit]
+        return (await looking.keys(self._open_shard(), name, key, queue))[:limit]
 
     # ------------------------------------------------------------------ look
 
     async def get(self, refs: Sequence[JobRef]) -> list[JobRecord | None]:
-        return await self._open_shard().get(refs)
+        return await looking.get(self._open_shard(), refs)
 
     async def find(self, where: Filter, *, after: str | None = None, limit: int = 100) -> Page:
         below = parse_cursor(after)
         queues = None if where.queue is None else [where.queue]
         records: list[JobRecord] = []
         scanned = 0
-        async for record in self._open_shard().scan(queues, below, FIND_SCAN_MAX + 1):
+        async for record in looking.scan(self._open_shard(), queues, below, FIND_SCAN_MAX + 1):
             if len(records) >= limit or scanned >= FIND_SCAN_MAX:
                 return Page(records, str(below))
             scanned += 1
@@ -236,22 +235,22 @@ class RedisBroker:
         return Page(records, None)
 
     async def count(self, where: Filter) -> int:
-        if counted := count_of(where, await self.queues()):
+        if counted := looking.count_of(where, await self.queues()):
             return counted.n
         queues = None if where.queue is None else [where.queue]
         found = 0
-        async for record in self._open_shard().scan(queues, None, 2**53):
+        async for record in looking.scan(self._open_shard(), queues, None, 2**53):
             found += matches(record, where)
         return found
 
     async def peek(self, queue: str, *, limit: int = 10, offset: int = 0) -> list[JobRecord]:
-        return await self._open_shard().peek(queue, limit, offset)
+        return await looking.peek(self._open_shard(), queue, limit, offset)
 
     async def queues(self) -> list[QueueInfo]:
-        return await self._open_shard().queues()
+        return await looking.queues(self._open_shard())
 
     async def events(self, ref: JobRef, *, after: int = 0, limit: int = 1000) -> list[JobEvent]:
-        return await self._open_shard().events(ref, after, limit)
+        return await looking.events(self._open_shard(), ref, after, limit)
 
     # ------------------------------------------------------------------ operate
 
@@ -262,23 +261,23 @@ class RedisBroker:
             if isinstance(action, EditJob):
                 self._capabilities.refuse(action.job)
         answers: list[Acted] = []
-        for acted, ref, worker in await self._open_shard().act(actions):
+        for acted, ref, worker in await operating.act(self._open_shard(), actions):
             if acted.answer is Answer.REQUESTED:
                 await self.send(Signal(kind="cancel", ref=ref, worker=worker))
             answers.append(acted)
         return answers
 
     async def pause(self, queue: str) -> None:
-        await self._open_shard().pause(queue)
+        await operating.pause(self._open_shard(), queue)
         await self.send(Signal(kind="pause", queue=queue))
 
     async def resume(self, queue: str) -> None:
-        await self._open_shard().resume(queue)
+        await operating.resume(self._open_shard(), queue)
         await self.send(Signal(kind="resume", queue=queue))
 
     async def purge(self, queue: str, *, states: AbstractSet[State] | None = None) -> int:
         asked = ALL_BUT_RUNNING if states is None else states - {State.RUNNING}
-        return await self._open_shard().purge(queue, asked)
+        return await operating.purge(self._open_shard(), queue, asked)
 
     async def abandon(self, workers: Sequence[str]) -> int:
         return await self._open_shard().abandon(workers)
@@ -294,13 +293,13 @@ class RedisBroker:
         return await self._open_shard().append(entries) if entries else []
 
     async def send(self, signal: Signal) -> None:
-        await self._open_shard().send(signal)
+        await telling.send(self._open_shard(), signal)
 
     async def signals(self, *, after: int | None, wait_ms: int = 0) -> list[Signal]:
-        return await self._open_shard().next_signals(after, wait_ms)
+        return await telling.next_signals(self._open_shard(), after, wait_ms)
 
     async def heartbeat(self, worker: WorkerInfo) -> None:
-        await self._open_shard().heartbeat(worker)
+        await telling.heartbeat(self._open_shard(), worker)
 
     async def workers(self) -> list[WorkerInfo]:
-        return await self._open_shard().workers()
+        return await telling.workers(self._open_shard())

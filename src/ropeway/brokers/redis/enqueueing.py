@@ -9,12 +9,12 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ropeway.broker import EnqueueAnswer, Enqueued
-from ropeway.brokers.redis.segments import Segments
+from ropeway.brokers.redis.encoding.segments import Segments
 from ropeway.brokers.redis.wire.client import Word
 from ropeway.errors import ConfigError, IdConflict
 from ropeway.job import Job
 
-_ANSWERS: Final = (
+_ANSWERS: Final[tuple[EnqueueAnswer, ...]] = (
     EnqueueAnswer.OK,
     EnqueueAnswer.DUPLICATE_ID,
     EnqueueAnswer.DUPLICATE_KEY,
@@ -172,7 +172,7 @@ def _enqueued(job: Job, reply: Any) -> Enqueued:
     if reply == 0:
         return Enqueued(EnqueueAnswer.OK, job.id, job.queue)
     code, id_, wait_ms = reply
-    return Enqueued(_ANSWERS[code], id_, job.queue, None if wait_ms is False else wait_ms)
+    return Enqueued(_ANSWERS[int(code)], id_, job.queue, None if wait_ms is False else wait_ms)
 
 
 def _refusal(reply: Sequence[Any]) -> Exception:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from ropeway.brokers.redis import scripts
-from ropeway.brokers.redis.records import read
+from ropeway.brokers.redis.encoding.records import read
 from ropeway.brokers.redis.shard import Shard
 from ropeway.brokers.redis.waiting import Doorbell
 from ropeway.brokers.redis.wire.client import Client

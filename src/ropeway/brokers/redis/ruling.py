@@ -42,7 +42,8 @@ def _refuse(rules: Sequence[Rule], reply: Sequence[Any]) -> None:
         return
     if reply[0] == "few":
         _, place, slots, used = reply
-        raise ConfigError(too_few(rules[place - 1], slots, used))
+        rule = rules[int(place) - 1]
+        raise ConfigError(too_few(rule, slots, used))
     _, kind, name, *known = reply
     raise ConfigError(f"no {kind} {name!r} is declared; known are: {', '.join(known) or 'none'}")
 

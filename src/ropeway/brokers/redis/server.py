@@ -1,6 +1,7 @@
 """What the server must be, and what it promises."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from ropeway.brokers.redis.options import Options
@@ -93,7 +94,11 @@ def confirmation(client: Client, options: Options) -> Confirm | None:
     Nothing is left to do after a call: what confirms a script leaves together with it.
     """
     if options.durability == "replica":
-        client.confirmation = Confirmation(UNCONFIRMED, _wait, _check_replica)
+        client.confirmation = Confirmation(
+            UNCONFIRMED,
+            partial(_wait, copies=options.copies),
+            partial(_check_replicas, copies=options.copies),
+        )
     elif options.durability == "fsync":
         client.confirmation = Confirmation(UNCONFIRMED, _wait_aof, _check_fsync)
     return None
@@ -108,20 +113,21 @@ def _mark(tag: str) -> tuple[Word, ...]:
     return "EVAL", _MARK, 1, f"{tag}:m"
 
 
-def _wait(tag: str) -> list[tuple[Word, ...]]:
-    return [_mark(tag), ("WAIT", 1, CONFIRM_MS)]
+def _wait(tag: str, *, copies: int) -> list[tuple[Word, ...]]:
+    return [_mark(tag), ("WAIT", copies, CONFIRM_MS)]
 
 
 def _wait_aof(tag: str) -> list[tuple[Word, ...]]:
     return [_mark(tag), ("WAITAOF", 1, 0, CONFIRM_MS)]
 
 
-def _check_replica(replies: Sequence[Any], where: str) -> None:
-    copies = _last(replies, where)
-    if copies < 1:
+def _check_replicas(replies: Sequence[Any], where: str, *, copies: int) -> None:
+    confirmed: int = _last(replies, where)
+    if confirmed < copies:
+        who = "no replica has" if copies == 1 else f"{confirmed} of {copies} replicas have"
         raise Lost(
-            f"{where}: no replica has confirmed the write within {CONFIRM_MS} ms, so a fail-over "
-            "may lose it. Repeat the call, and see INFO replication; or give durability=server"
+            f"{where}: {who} confirmed the write within {CONFIRM_MS} ms, so a fail-over may lose "
+            "it. Repeat the call, and see INFO replication; or give durability=server"
         )
 
 

@@ -14,7 +14,7 @@ for after this."""
 
 
 class Doorbell:
-    """Wakes this process when one of some lists is pushed to: of all who wait, the server wakes one.
+    """Wakes this process when a list is pushed to: of all who wait, the server wakes one.
 
     The blocking call goes on while nobody here waits, until it ends or hears something: a bell
     that was not meant for somebody here is rung again for the others.

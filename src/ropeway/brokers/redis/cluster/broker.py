@@ -22,11 +22,11 @@ from ropeway.broker import (
     Signal,
     WorkerInfo,
 )
-from ropeway.brokers.redis import server
+from ropeway.brokers.redis import looking as of_shard
+from ropeway.brokers.redis import operating, server, telling
 from ropeway.brokers.redis.cluster import kin, looking, maintaining, moving, ruling
 from ropeway.brokers.redis.cluster.reserving import Reserving
 from ropeway.brokers.redis.cluster.shards import Shards, ask_by_queue, by_queue
-from ropeway.brokers.redis.counting import count_of
 from ropeway.brokers.redis.news import News
 from ropeway.brokers.redis.options import parse_options
 from ropeway.brokers.redis.ruling import infos
@@ -228,7 +228,7 @@ class ClusterBroker:
         return await looking.find(self._shards, where, after, limit)
 
     async def count(self, where: Filter) -> int:
-        if counted := count_of(where, await self.queues()):
+        if counted := of_shard.count_of(where, await self.queues()):
             return counted.n
         found = 0
         async for record in looking.every(self._shards, where.queue):
@@ -236,17 +236,17 @@ class ClusterBroker:
         return found
 
     async def peek(self, queue: str, *, limit: int = 10, offset: int = 0) -> list[JobRecord]:
-        return await self._shards.of(queue).peek(queue, limit, offset)
+        return await of_shard.peek(self._shards.of(queue), queue, limit, offset)
 
     async def queues(self) -> list[QueueInfo]:
-        parts = await self._shards.ask_every(lambda shard: shard.queues())
+        parts = await self._shards.ask_every(of_shard.queues)
         return [info for part in parts for info in part]
 
     async def events(self, ref: JobRef, *, after: int = 0, limit: int = 1000) -> list[JobEvent]:
         (ref,) = await looking.locate(self._shards, [ref])
         if ref.queue is None:
             return []
-        return await self._shards.of(ref.queue).events(ref, after, limit)
+        return await of_shard.events(self._shards.of(ref.queue), ref, after, limit)
 
     # ------------------------------------------------------------------ operate
 
@@ -262,16 +262,16 @@ class ClusterBroker:
         return answers
 
     async def pause(self, queue: str) -> None:
-        await (await self._shards.made(queue)).pause(queue)
+        await operating.pause(await self._shards.made(queue), queue)
         await self.send(Signal(kind="pause", queue=queue))
 
     async def resume(self, queue: str) -> None:
-        await self._shards.of(queue).resume(queue)
+        await operating.resume(self._shards.of(queue), queue)
         await self.send(Signal(kind="resume", queue=queue))
 
     async def purge(self, queue: str, *, states: AbstractSet[State] | None = None) -> int:
         shard = self._shards.of(queue)
-        removed = await shard.purge(queue, ALL_BUT_RUNNING if states is None else states)
+        removed = await operating.purge(shard, queue, ALL_BUT_RUNNING if states is None else states)
         await kin.deliver_if_any(self._shards, shard)
         return removed
 
@@ -308,16 +308,16 @@ class ClusterBroker:
         return await ask_by_queue(entries, _queue_of_leased, ask) if entries else []
 
     async def send(self, signal: Signal) -> None:
-        await self._shards.meta.send(signal)
+        await telling.send(self._shards.meta, signal)
 
     async def signals(self, *, after: int | None, wait_ms: int = 0) -> list[Signal]:
-        return await self._shards.meta.next_signals(after, wait_ms)
+        return await telling.next_signals(self._shards.meta, after, wait_ms)
 
     async def heartbeat(self, worker: WorkerInfo) -> None:
-        await self._shards.meta.heartbeat(worker)
+        await telling.heartbeat(self._shards.meta, worker)
 
     async def workers(self) -> list[WorkerInfo]:
-        return await self._shards.meta.workers()
+        return await telling.workers(self._shards.meta)
 
 
 class _Opened:

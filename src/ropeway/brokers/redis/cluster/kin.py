@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ropeway.brokers.redis import scripts
 from ropeway.brokers.redis.cluster.shards import Shards
-from ropeway.brokers.redis.records import read_unblocks
+from ropeway.brokers.redis.encoding.records import read_unblocks
 from ropeway.brokers.redis.shard import Shard
 from ropeway.job import FINAL, Job, JobRef
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from ropeway.broker import FIND_SCAN_MAX, Filter, Page
+from ropeway.brokers.redis import looking as of_shard
 from ropeway.brokers.redis.cluster.shards import Shards, by_queue
 from ropeway.brokers.redis.enqueueing import id_conflict
 from ropeway.errors import ConfigError
@@ -24,7 +25,7 @@ async def get(shards: Shards, refs: Sequence[JobRef]) -> list[JobRecord | None]:
     groups = by_queue((refs[place] for place in named), lambda ref: ref.queue)
     parts = await asyncio.gather(
         *(
-            shards.of(queue).get([refs[named[place]] for place in places])
+            of_shard.get(shards.of(queue), [refs[named[place]] for place in places])
             for queue, places in groups.items()
         )
     )
@@ -34,7 +35,7 @@ async def get(shards: Shards, refs: Sequence[JobRef]) -> list[JobRecord | None]:
     unnamed = [place for place, ref in enumerate(refs) if ref.queue is None]
     if unnamed:
         asked = [refs[place] for place in unnamed]
-        for part in await shards.ask_every(lambda shard: shard.get(asked)):
+        for part in await shards.ask_every(lambda shard: of_shard.get(shard, asked)):
             for place, record in zip(unnamed, part, strict=True):
                 known = found[place]
                 if record and (known is None or _age(record) < _age(known)):
@@ -73,7 +74,8 @@ async def find(shards: Shards, where: Filter, after: str | None, limit: int) -> 
     below = _parse(after)
     names = await shards.names() if where.queue is None else [where.queue]
     streams = {
-        name: shards.of(name).scan([name], below.get(name), FIND_SCAN_MAX + 1) for name in names
+        name: of_shard.scan(shards.of(name), [name], below.get(name), FIND_SCAN_MAX + 1)
+        for name in names
     }
     heads = {name: await anext(stream, None) for name, stream in streams.items()}
     records: list[JobRecord] = []
@@ -110,5 +112,5 @@ def _parse(cursor: str | None) -> dict[str, int]:
 async def every(shards: Shards, queue: str | None) -> AsyncIterator[JobRecord]:
     """All records, or those of a queue."""
     for name in await shards.names() if queue is None else [queue]:
-        async for record in shards.of(name).scan([name], None, 2**53):
+        async for record in of_shard.scan(shards.of(name), [name], None, 2**53):
             yield record

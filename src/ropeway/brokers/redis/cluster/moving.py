@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from ropeway.action import Acted, Action, Answer, MoveJob
-from ropeway.brokers.redis import scripts
+from ropeway.brokers.redis import looking as of_shard
+from ropeway.brokers.redis import operating, scripts
 from ropeway.brokers.redis.cluster import kin, looking
 from ropeway.brokers.redis.cluster.shards import Shards
-from ropeway.brokers.redis.shard import ACTED, Told
+from ropeway.brokers.redis.operating import ACTED, Told
 from ropeway.job import JobRef, State
 
 
@@ -21,7 +22,7 @@ async def act(shards: Shards, actions: Sequence[Action]) -> list[Told]:
             found.append(Told(await _move(shards, ref, ref.queue, action.queue)))
         else:
             shard = shards.of(ref.queue)
-            found += await shard.act([action])
+            found += await operating.act(shard, [action])
             await kin.deliver_if_any(shards, shard)
     return found
 
@@ -29,7 +30,7 @@ async def act(shards: Shards, actions: Sequence[Action]) -> list[Told]:
 async def _move(shards: Shards, ref: JobRef, source: str, target: str) -> Acted:
     """Out of one shard into the outbox, in one step; then delivered, by whoever comes first."""
     shard = shards.of(source)
-    (record,) = await shard.get([ref])
+    (record,) = await of_shard.get(shard, [ref])
     if record is None:
         return Acted(Answer.NOT_FOUND)
     unique = record.job.unique
@@ -39,4 +40,4 @@ async def _move(shards: Shards, ref: JobRef, source: str, target: str) -> Acted:
         return Acted(Answer.REFUSED, record.status.state, in_the_way)
     code, state, text = await shard.run(scripts.MOVE, ("out", ref.id, target))
     await kin.deliver_if_any(shards, shard)
-    return Acted(ACTED[code], State(state.decode()) if state else None, text.decode())
+    return Acted(ACTED[int(code)], State(state.decode()) if state else None, text.decode())

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ropeway.broker import KeyInfo
-from ropeway.brokers.redis import ruling
+from ropeway.brokers.redis import looking, ruling
 from ropeway.brokers.redis.cluster.shards import Shards
 from ropeway.errors import Unsupported
 from ropeway.flow.rules import QUEUE_PREFIX, LimitRule, Rule
@@ -37,8 +37,8 @@ async def keys(shards: Shards, name: str, key: str | None) -> list[KeyInfo]:
     """See `JobStore.keys`."""
     if name.startswith(QUEUE_PREFIX):
         queue = name.removeprefix(QUEUE_PREFIX)
-        return await shards.of(queue).keys(name, key, queue)
-    parts = await shards.ask_every(lambda shard: shard.keys(name, key, None))
+        return await looking.keys(shards.of(queue), name, key, queue)
+    parts = await shards.ask_every(lambda shard: looking.keys(shard, name, key, None))
     infos = [info for part in parts for info in part]
     return sorted(infos, key=lambda info: (-info.parked, info.queue, info.key))
 

@@ -1,7 +1,7 @@
 -- Storing jobs in the long way. Traits that are relative become absolute here: dl delay,
 -- ex expires_after, dx deadline_after.
 
-local OK, DUPLICATE_ID, DUPLICATE_KEY, REPLACED, FULL, DROPPED = 0, 1, 2, 3, 4, 5
+local ANSWER = {DUPLICATE_ID = 1, DUPLICATE_KEY = 2, REPLACED = 3, FULL = 4, DROPPED = 5}
 
 local function admit(traits) -- when it is due, and its state but for parents
   if traits.dl then traits.sa, traits.dl = now_ms + begun_ms + traits.dl, nil end
@@ -71,7 +71,7 @@ local function refusal(q, id) -- where the queue has no room: answer, id, estima
     drop_unretained(row)
     return nil
   end
-  if rule.on_full == 'drop_new' then return {DROPPED, id, false} end
+  if rule.on_full == 'drop_new' then return {ANSWER.DROPPED, id, false} end
   local kept = call('HMGET', q.key .. 'h', 'pace', 'pace_since', 'pace_at')
   local wait_ms = false
   local left = tonumber(kept[1] or 0) * math.exp((tonumber(kept[3] or 0) - now_ms) / 30000)
@@ -79,7 +79,7 @@ local function refusal(q, id) -- where the queue has no room: answer, id, estima
     local seen_ms = 30000 * (1 - math.exp((tonumber(kept[2]) - now_ms) / 30000))
     wait_ms = max(1, ceil((length - rule.max_length + 1) * max(seen_ms, 1) / left))
   end
-  return {FULL, id, wait_ms}
+  return {ANSWER.FULL, id, wait_ms}
 end
 
 local function is_completed(id)
@@ -121,15 +121,15 @@ local function add(q, id, traits, task, rest)
 end
 
 local function enqueue_one(q, id, traits, task, rest, is_bounded) -- nil when it was stored
-  if load(q, id) then return {DUPLICATE_ID, id, false} end
+  if load(q, id) then return {ANSWER.DUPLICATE_ID, id, false} end
   if traits.u then
     local holder = holder_of(q, traits.u.k)
     if holder then
       if traits.u.c == 'replace' and WAITING[holder.st.state] then
         edit(holder, traits, task, rest)
-        return {REPLACED, holder.id, false}
+        return {ANSWER.REPLACED, holder.id, false}
       end
-      return {DUPLICATE_KEY, holder.id, false}
+      return {ANSWER.DUPLICATE_KEY, holder.id, false}
     end
   end
   local refused = is_bounded and q.ruled and refusal(q, id)

@@ -40,14 +40,18 @@ end
 
 -- ------------------------------------------------------------------ ready jobs
 
-local function push_ready(row)
-  local q, st, priority = row.q, row.st, priority_of(row)
-  if st.blocked_on then return end
-  call('ZADD', q.key .. 'e' .. priority, st.rank or 0, place_in(row))
+local function raise_top(q, priority) -- the highest priority that a waiting job has had here
   if priority > q.top then
     q.top = priority
     call('HSET', q.key .. 'h', 'top', priority)
   end
+end
+
+local function push_ready(row)
+  local q, st, priority = row.q, row.st, priority_of(row)
+  if st.blocked_on then return end
+  call('ZADD', q.key .. 'e' .. priority, st.rank or 0, place_in(row))
+  raise_top(q, priority)
   ring(q)
 end
 
@@ -391,6 +395,7 @@ local function put(row)
     push_ready(row)
   elseif state == 'scheduled' or state == 'retryable' then
     local at_ms = due_of(row)
+    raise_top(q, priority_of(row)) -- here already: see `promote_light`
     call('ZADD', q.key .. 'd', at_ms, seq_in(row))
     local first = call('ZRANGE', q.key .. 'd', 0, 0)[1]
     if first == seq_in(row) then
@@ -444,28 +449,31 @@ end
 
 -- ------------------------------------------------------------------ steps of the life of a job
 
-local unsaved = {} -- rows whose status is written at the end of the script
+local parent_completed
+do
+  local unsaved = {} -- rows whose status is written at the end of the script
 
-at_end[#at_end + 1] = function()
-  for row in pairs(unsaved) do
-    if not row.removed then save(row) end
+  at_end[#at_end + 1] = function()
+    for row in pairs(unsaved) do
+      if not row.removed then save(row) end
+    end
   end
-end
 
-local function parent_completed(child, parent_id)
-  local st = child.st
-  if #st.waiting_on > 1 then -- nothing else follows from it
+  function parent_completed(child, parent_id)
+    local st = child.st
+    if #st.waiting_on > 1 then -- nothing else follows from it
+      table.remove(st.waiting_on, waits_for(child, parent_id))
+      unsaved[child] = true
+      return
+    end
+    open(child)
     table.remove(st.waiting_on, waits_for(child, parent_id))
-    unsaved[child] = true
-    return
+    if #st.waiting_on == 0 then
+      st.waiting_on, st.due = nil, max(due_of(child), now_ms)
+      st.state = st.due > now_ms and 'scheduled' or 'available'
+    end
+    put(child)
   end
-  open(child)
-  table.remove(st.waiting_on, waits_for(child, parent_id))
-  if #st.waiting_on == 0 then
-    st.waiting_on, st.due = nil, max(due_of(child), now_ms)
-    st.state = st.due > now_ms and 'scheduled' or 'available'
-  end
-  put(child)
 end
 
 local function free_children(parent)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from ropeway.brokers.redis.records import write, write_traits
+from ropeway.brokers.redis.encoding.records import write, write_traits
 from ropeway.brokers.redis.wire.client import Word
 from ropeway.job import Job
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ropeway.brokers.redis.records import encode_failure
-from ropeway.brokers.redis.segments import Segments
+from ropeway.brokers.redis.encoding.records import encode_failure
+from ropeway.brokers.redis.encoding.segments import Segments
 from ropeway.brokers.redis.wire.client import Word
 from ropeway.job import Failure, JobRef
 from ropeway.outcome import Ack, Bury, Cancel, Crashed, Outcome, Release, Retry, Settled, Snooze
@@ -33,7 +33,10 @@ class _Acks:
 
 
 class Packed:
-    """Outcomes on their way: the head of the script and its arguments."""
+    """Outcomes on their way: the head of the script and its arguments.
+
+    Those that free a key or add jobs come first, in their order.
+    """
 
     __slots__ = ("_groups", "_n", "_places", "args", "head")
 
@@ -45,15 +48,16 @@ class Packed:
         self._groups: dict[tuple[str, int], _Acks] = {}
         others = self._gather(outcomes)
         jobs = {outcomes[place].lease.job.ref for place in others}
-        for (queue, token), acks in self._groups.items():
+        for (queue, token), acks in list(self._groups.items()):
             ids = set(acks.ids)
             if len(ids) < len(acks.ids) or any(JobRef(id_, queue) in jobs for id_ in ids if jobs):
                 others += acks.places
-            else:
-                self._add_acks(queue, token, acks)
+                del self._groups[queue, token]
         for place in sorted(others):
             self._places.append((place,))
             self._add(outcomes[place])
+        for (queue, token), acks in self._groups.items():
+            self._add_acks(queue, token, acks)
 
     def answers(self, reply: Sequence[Any]) -> list[Settled]:
         """The answers by position."""
@@ -65,18 +69,20 @@ class Packed:
         return answers
 
     def _gather(self, outcomes: Sequence[Outcome]) -> list[int]:
-        """Put plain acks together; the places of the other outcomes."""
+        """Put acks together from which nothing follows; the places of the other outcomes."""
         others: list[int] = []
         queue, token, acks = "", -1, _Acks()
         for place, outcome in enumerate(outcomes):
+            lease = outcome.lease
+            job = lease.job
             if (
                 type(outcome) is Ack
                 and not outcome.then
                 and outcome.result_codec == "json"
                 and outcome.result != b""
+                and job.unique is None
+                and job.ordering_key is None
             ):
-                lease = outcome.lease
-                job = lease.job
                 if lease.token != token or job.queue != queue:
                     queue, token = job.queue, lease.token
                     acks = self._groups.setdefault((queue, token), _Acks())
