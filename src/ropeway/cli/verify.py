@@ -53,7 +53,8 @@ class Telling:
 @grouped
 def verify(
     url: Annotated[
-        str, typer.Argument(metavar="URL", help="sqlite:///x.db, sqlite:///x.db?durability=fast")
+        str,
+        typer.Argument(metavar="URL", help="sqlite:///x.db, redis://127.0.0.1:6379/0"),
     ],
     storm: Storm,
     telling: Telling,

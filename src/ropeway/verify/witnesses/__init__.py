@@ -1,0 +1,1 @@
+"""The witnesses of the stores that `ropeway verify` knows."""
