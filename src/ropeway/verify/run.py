@@ -15,7 +15,7 @@ from ropeway.app import Ropeway
 from ropeway.broker import Filter, JobStore, WorkerInfo
 from ropeway.brokers.registry import ENTRIES
 from ropeway.connection import URL_VARIABLE
-from ropeway.errors import ConfigError
+from ropeway.errors import ConfigError, Disconnected
 from ropeway.job import UNFINISHED
 from ropeway.verify.faults.fleet import Fleet
 from ropeway.verify.faults.nemesis import Nemesis, Sight
@@ -230,7 +230,13 @@ class _Stage:
         me = WorkerInfo(id="verify", host="", pid=0)
         while True:
             began_s = time.monotonic()
-            await self.app.store.heartbeat(me)
+            while True:
+                try:
+                    await self.app.store.heartbeat(me)
+                except Disconnected:
+                    await asyncio.sleep(PROBE_EVERY_S)
+                else:
+                    break
             ended_s = time.monotonic()
             if ended_s - began_s > self.plan.lease_s / 4:
                 self.ledger.note("away", at_s=began_s, until_s=ended_s)

@@ -92,8 +92,8 @@ class RedisBroker:
             await client.close()
             raise
         self._client = client
-        confirm = server.confirmation(client, self._options)
-        self._shard = Shard(client, tag, clock=self._clock, confirm=confirm)
+        server.confirm_writes(client, self._options)
+        self._shard = Shard(client, tag, clock=self._clock)
         self._news = News(self._shard, client, new_id())
 
     async def close(self) -> None:

@@ -130,21 +130,28 @@ class _Plain(NamedTuple):
 
 
 def _merged(calls: Sequence[_Call]) -> _Plain | None:
-    """The jobs of all calls by their kind; None if one has other traits, or an id comes twice."""
+    """The jobs of all calls; None if one has other traits, or an id comes twice.
+
+    Jobs of calls that have one kind go together by their kind. Those of other calls stay in their
+    order, which their places follow from.
+    """
     merged: dict[tuple[Any, ...], list[Word]] = {}
-    for call in calls:
+    for number, call in enumerate(calls):
         args, at = call.segments.args, 0
-        for queue, priority, n, *time in call.segments.head:
+        is_mixed = len(call.segments.head) > 1
+        for part, (queue, priority, n, *time) in enumerate(call.segments.head):
             if priority < 0:
                 return None
-            merged.setdefault((queue, priority, *time), []).extend(args[at : at + 2 * n])
+            place = (number, part) if is_mixed else ()
+            kind = (place, queue, priority, *time)
+            merged.setdefault(kind, []).extend(args[at : at + 2 * n])
             at += 2 * n
     ids = [id_ for args in merged.values() for id_ in args[::2]]
     if len(set(ids)) < len(ids):
         return None
     call_ids = [call.call_id for call in calls if call.call_id is not None]
     head: list[Any] = [call_ids]
-    for (queue, priority, *time), args in merged.items():
+    for (_, queue, priority, *time), args in merged.items():
         head.append((queue, priority, len(args) // 2, *time))
     return _Plain(head, list(chain.from_iterable(merged.values())))
 

@@ -67,7 +67,7 @@ async def act(shard: Shard, actions: Sequence[Action]) -> list[Told]:
         if isinstance(action, EditJob):
             args += write_traits(action.job)
     found: list[Told] = []
-    replies = _decode(await shard.write(scripts.ACT, _encode(head), args))
+    replies = _decode(await shard.run(scripts.ACT, head, args))
     for action, reply in zip(actions, replies, strict=True):
         code, state, text, *told = reply
         acted = Acted(ACTED[int(code)], State(state) if state else None, text)

@@ -1,6 +1,6 @@
 """What the server must be, and what it promises."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -85,13 +85,10 @@ async def _policy(client: Client, tag: str) -> str | None:
     return told.get("maxmemory_policy")
 
 
-Confirm = Callable[[str], Awaitable[None]]
-
-
-def confirmation(client: Client, options: Options) -> Confirm | None:
+def confirm_writes(client: Client, options: Options) -> None:
     """Have the client confirm what must be more durable than the server's answer says.
 
-    Nothing is left to do after a call: what confirms a script leaves together with it.
+    What confirms a script leaves together with it.
     """
     if options.durability == "replica":
         client.confirmation = Confirmation(
@@ -101,7 +98,6 @@ def confirmation(client: Client, options: Options) -> Confirm | None:
         )
     elif options.durability == "fsync":
         client.confirmation = Confirmation(UNCONFIRMED, _wait_aof, _check_fsync)
-    return None
 
 
 def _mark(tag: str) -> tuple[Word, ...]:

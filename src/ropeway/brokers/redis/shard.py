@@ -25,7 +25,6 @@ from ropeway.brokers.redis.encoding.records import (
     read_status,
 )
 from ropeway.brokers.redis.enqueueing import Desk
-from ropeway.brokers.redis.server import Confirm
 from ropeway.brokers.redis.waiting import Doorbell
 from ropeway.brokers.redis.wire.client import Client, Script, Word
 from ropeway.clock import Clock
@@ -87,7 +86,6 @@ class Shard:
         client: a connected client.
         tag: the prefix of every key, with the hash tag in braces.
         clock: tests move it by hand; None: the server's own.
-        confirm: what a write waits for before it is acknowledged.
         in_cluster: whether each queue is a shard of its own.
     """
 
@@ -97,13 +95,11 @@ class Shard:
         tag: str,
         *,
         clock: Clock | None,
-        confirm: Confirm | None = None,
         in_cluster: bool = False,
     ) -> None:
         self.client = client
         self.tag = tag
         self._clock = clock
-        self._confirm = confirm
         self._mode = "c" if in_cluster else ""
         self._desk = Desk(self._store, self._store_plain)
         self._bell = Doorbell(client, tag)
@@ -122,13 +118,6 @@ class Shard:
             now = f"{now} {self._clock.wall_ms()} {self._clock.mono_ms()}"
         return await self.client.run(script, self.tag, (now, head, *args))
 
-    async def write(self, script: Script, head: bytes, args: Sequence[Word]) -> Any:
-        """Run a script whose effect must be as durable as the broker promises."""
-        reply = await self._run(script, head, args)
-        if self._confirm is not None:
-            await self._confirm(self.tag)
-        return reply
-
     def key(self, queue: str, name: str) -> str:
         """A key of a queue; see `lua/base.lua`."""
         return f"{self.tag}:{len(queue.encode())}:{queue}:{name}"
@@ -136,10 +125,10 @@ class Shard:
     # ------------------------------------------------------------------ the life of a job
 
     async def _store(self, head: bytes, args: Sequence[Word]) -> bytes:
-        return await self.write(scripts.ENQUEUE, head, args)
+        return await self._run(scripts.ENQUEUE, head, args)
 
     async def _store_plain(self, head: bytes, args: Sequence[Word]) -> int:
-        return await self.write(scripts.ENQUEUE_PLAIN, head, args)
+        return await self._run(scripts.ENQUEUE_PLAIN, head, args)
 
     async def enqueue(self, jobs: Sequence[Job], call_id: str | None) -> list[Enqueued]:
         """See `Broker.enqueue`."""
@@ -166,7 +155,7 @@ class Shard:
         if not outcomes:
             return []
         packed = Packed(outcomes)
-        reply = await self.write(scripts.SETTLE, _encode(packed.head), packed.args)
+        reply = await self._run(scripts.SETTLE, _encode(packed.head), packed.args)
         return packed.answers(_decode(reply))
 
     async def exchange(
@@ -175,7 +164,7 @@ class Shard:
         """Settle and hand out in one step."""
         packed = Packed(outcomes)
         head = _encode((packed.head, asked.head))
-        reply = await self.write(scripts.EXCHANGE, head, packed.args)
+        reply = await self._run(scripts.EXCHANGE, head, packed.args)
         return packed.answers(_decode(reply[0])), _served(reply[1:])
 
     async def extend(self, beats: Sequence[Beat], lease_ms: int) -> list[Extended]:

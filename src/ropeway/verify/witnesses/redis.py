@@ -51,6 +51,7 @@ class RedisWitness:
     def install(self) -> None:
         """Begin to watch."""
         self._socket = self._connect()
+        self._socket.settimeout(None)  # a store may be silent for long
         self._socket.sendall(b"MONITOR\r\n")
         self._reader = threading.Thread(target=self._read, args=(self._socket,), daemon=True)
         self._reader.start()

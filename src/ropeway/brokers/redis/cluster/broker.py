@@ -91,8 +91,8 @@ class ClusterBroker:
         except BaseException:
             await client.close()
             raise
-        confirm = server.confirmation(client, self._options)
-        shards = Shards(client, self._options, clock=self._clock, confirm=confirm)
+        server.confirm_writes(client, self._options)
+        shards = Shards(client, self._options, clock=self._clock)
         self._opened = _Opened(client, shards)
 
     async def close(self) -> None:

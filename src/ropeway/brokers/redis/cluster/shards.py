@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 from ropeway.brokers.redis import scripts
 from ropeway.brokers.redis.options import Options
-from ropeway.brokers.redis.server import Confirm
 from ropeway.brokers.redis.shard import Shard
 from ropeway.brokers.redis.wire.client import Client
 from ropeway.clock import Clock
@@ -17,20 +16,17 @@ T = TypeVar("T")
 class Shards:
     """Makes shards, and knows which queues there are."""
 
-    def __init__(
-        self, client: Client, options: Options, *, clock: Clock | None, confirm: Confirm | None
-    ) -> None:
+    def __init__(self, client: Client, options: Options, *, clock: Clock | None) -> None:
         self._client = client
         self._prefix = options.prefix
         self._clock = clock
-        self._confirm = confirm
         self._of: dict[str, Shard] = {}
         self._ruled: set[str] = set()  # queues that are listed and know the rules
         self.has_new: bool = False  # some queue was listed that was not there before
         self.meta: Shard = self._make(f"{{{self._prefix}}}")
 
     def _make(self, tag: str) -> Shard:
-        return Shard(self._client, tag, clock=self._clock, confirm=self._confirm, in_cluster=True)
+        return Shard(self._client, tag, clock=self._clock, in_cluster=True)
 
     @property
     def _names_key(self) -> str:
