@@ -168,7 +168,7 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     worker: str | None = None  # None: all of them
     ref: JobRef | None = None
     queue: str | None = None
-    concurrency: int | None = None  # of `tune`
+    concurrency: int | None = None  # of `tune`; 0: the worker finds it
     queues: tuple[str, ...] | None = None  # of `tune`: "name" or "name=weight"
 
 

@@ -255,6 +255,9 @@ def test_tune_changes_concurrency_and_queues(cli: Cli, store: Store, heard: list
     assert cli("workers", "tune", heard[0], "--concurrency", "5", "--queues", "a=3,b=1").code == 0
     [signal] = signals(store)
     assert (signal.kind, signal.concurrency, signal.queues) == ("tune", 5, ("a=3", "b=1"))
+    assert cli("workers", "tune", heard[0], "--concurrency", "auto").code == 0
+    assert signals(store)[-1].concurrency == 0
+    assert cli("workers", "tune", heard[0], "--concurrency", "0").code == 2
     assert cli("workers", "tune", heard[0]).code == 2
     assert cli("workers", "tune", heard[0], "--queues", "a=3,b").code == 2
     assert cli("workers", "tune", heard[0], "--concurrency", "0").code == 2

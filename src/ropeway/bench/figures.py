@@ -19,7 +19,7 @@ SUMMED: Final = frozenset({"lost", "repeated"})
 """Over several runs these are added up: one lost job in one of ten runs is one too many."""
 
 
-def settings(url: str, capabilities: Capabilities, *, concurrency: int) -> dict[str, Any]:
+def settings(url: str, capabilities: Capabilities, *, concurrency: int | str) -> dict[str, Any]:
     """How the jobs are to be kept and run; asked for before the first run."""
     return {
         "scheme": url.partition(":")[0],

@@ -18,7 +18,7 @@ class Plan(Protocol):
         ...
 
     @property
-    def concurrency(self) -> int:
+    def concurrency(self) -> int | str:
         """Of the worker."""
         ...
 

@@ -13,6 +13,7 @@ from ropeway.bench.tasks import PLACE_VARIABLE
 from ropeway.connection import URL_VARIABLE
 from ropeway.errors import RopewayError
 from ropeway.worker import Worker, WorkerOptions
+from ropeway.worker.options import Concurrency
 from ropeway.worker.process.main import loop_factory, tune_interpreter
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ Check = Callable[[], None]
 
 @asynccontextmanager
 async def serving(
-    app: Ropeway[Any], *, url: str, queue: str, concurrency: int, place: Path
+    app: Ropeway[Any], *, url: str, queue: str, concurrency: Concurrency, place: Path
 ) -> AsyncGenerator[Check]:
     """Run one worker on `queue` until the block ends; then stop it gracefully.
 
@@ -45,7 +46,9 @@ async def serving(
 
 
 @asynccontextmanager
-async def _task(app: Ropeway[Any], *, queue: str, concurrency: int) -> AsyncGenerator[Check]:
+async def _task(
+    app: Ropeway[Any], *, queue: str, concurrency: Concurrency
+) -> AsyncGenerator[Check]:
     worker = Worker(
         app.store,
         app.definitions,
@@ -67,7 +70,9 @@ async def _task(app: Ropeway[Any], *, queue: str, concurrency: int) -> AsyncGene
 
 
 @asynccontextmanager
-async def _process(*, url: str, queue: str, concurrency: int, place: Path) -> AsyncGenerator[Check]:
+async def _process(
+    *, url: str, queue: str, concurrency: Concurrency, place: Path
+) -> AsyncGenerator[Check]:
     log = place / "worker.log"
     command = ("-m", "ropeway", "worker", "ropeway.bench.served:app")
     options = ("--queues", queue, "--concurrency", str(concurrency))

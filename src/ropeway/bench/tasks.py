@@ -1,10 +1,10 @@
-"""The app that the bench enqueues with, and its worker runs: three tasks, one a kind of work."""
+"""The app that the bench enqueues with, and its worker runs: tasks, one a kind of work."""
 
 import asyncio
 import resource
 import sys
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,10 +23,14 @@ PLACE_VARIABLE: Final = "ROPEWAY_BENCH_PLACE"
 LEDGER_FILE: Final = "ledger"
 USAGE_FILE: Final = "usage.json"
 
+IO_S: Final = 0.01
+CPU_STEPS: Final = 12_000  # about half a millisecond of Python
 KEY_SLOTS: Final = 10  # of a key of the tasks with a concurrency limit
 
 TaskName = Literal["noop", "sleep1ms", "sync"]
 FlowKind = Literal["plain", "rate", "concurrency", "fair"]
+WorkKind = Literal["noop", "io", "cpu", "mixed"]
+WORK_KINDS: Final[tuple[WorkKind, ...]] = ("noop", "io", "cpu", "mixed")
 FLOW_KINDS: Final[tuple[FlowKind, ...]] = ("plain", "rate", "concurrency", "fair")
 
 
@@ -44,6 +48,7 @@ class Subject:
     app: Ropeway[Ledger]
     tasks: Mapping[TaskName, Task[[int], int]]
     flow: Mapping[FlowKind, Task[[int, str], int]]
+    work: Mapping[WorkKind, Sequence[Task[[int], int]]]  # a job of each in turn
 
 
 def make_subject(url: str | None, place: Path) -> Subject:
@@ -66,7 +71,27 @@ def make_subject(url: str | None, place: Path) -> Subject:
         ctx.state.mark(number)
         return number
 
-    return Subject(app, {"noop": noop, "sleep1ms": sleep1ms, "sync": sync}, _flow_tasks(app))
+    @app.task
+    async def sleep10ms(ctx: Context[Ledger], number: int) -> int:
+        ctx.state.mark(number)
+        await asyncio.sleep(IO_S)
+        return number
+
+    @app.task
+    def compute(ctx: Context[Ledger], number: int) -> int:
+        ctx.state.mark(number)
+        for step in range(CPU_STEPS):
+            number ^= step
+        return number
+
+    work: dict[WorkKind, Sequence[Task[[int], int]]] = {
+        "noop": (noop,),
+        "io": (sleep10ms,),
+        "cpu": (compute,),
+        "mixed": (noop, sleep10ms, compute),
+    }
+    tasks: dict[TaskName, Task[[int], int]] = {"noop": noop, "sleep1ms": sleep1ms, "sync": sync}
+    return Subject(app, tasks, _flow_tasks(app), work)
 
 
 def _flow_tasks(app: Ropeway[Ledger]) -> Mapping[FlowKind, Task[[int, str], int]]:

@@ -20,6 +20,7 @@ from ropeway.broker import Filter
 from ropeway.errors import ConfigError
 from ropeway.job import UNFINISHED, State
 from ropeway.task import Task
+from ropeway.worker.options import Concurrency
 
 PHASE_MAX_S: Final = 5.0
 """How long one by one and concurrent callers may take; what is left is enqueued in bulk."""
@@ -124,7 +125,7 @@ class Drain:
 
     url: str
     jobs: int
-    concurrency: int
+    concurrency: Concurrency
     queue: str
     place: Path
 

@@ -1,4 +1,4 @@
-"""`ropeway bench throughput|latency|flow`."""
+"""`ropeway bench throughput|latency|flow|concurrency`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -127,12 +127,41 @@ def flow(url: Url, size: Rounds) -> None:
     _tell(run_bench(flow(load)), as_json=size.json)
 
 
-def _tell(answer: "Answer", *, as_json: bool) -> None:
-    """Print the answer; a lost job makes the command fail."""
+@dataclass(frozen=True)
+class Comparison:
+    """How long each setting works, how often."""
+
+    seconds: Annotated[
+        float, typer.Option(metavar="S", help="Of work for each kind, setting and round, about.")
+    ] = 2.0
+    rounds: Annotated[int, typer.Option(metavar="K", help="Rounds of every setting.")] = 3
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False
+
+
+@app.command()
+@grouped
+def concurrency(url: Url, size: Comparison) -> None:
+    """Measure `--concurrency auto` beside fixed settings.
+
+    Four kinds of work (jobs that do nothing, wait 10 ms, compute for half a millisecond in a
+    thread, and a third of each) with 1, 4, 16, 64, 256 and 1,024 jobs at a time and with auto, in
+    turns. A ratio is a setting's rate to that of the best fixed one in its round, the median of the
+    rounds.
+    """
+    from ropeway.bench.concurrency import ConcurrencyLoad, concurrency
+    from ropeway.bench.serving import run_bench
+
+    load = ConcurrencyLoad(url=url, seconds=size.seconds, rounds=size.rounds)
+    answer = run_bench(concurrency(load))
+    _tell(answer, as_json=size.json, shown=_compared(answer))
+
+
+def _tell(answer: "Answer", *, as_json: bool, shown: "Text | None" = None) -> None:
+    """Print the answer, as `shown` or in a table of all figures; a lost job makes this fail."""
     if as_json:
         emit_json(answer.plain())
     else:
-        emit_text(_shown(answer))
+        emit_text(shown or _shown(answer))
         note("the jobs were in a queue of their own, which is purged")
     if lost := answer.figures["lost"]:
         raise Failure(f"{lost:g} jobs were lost: their handlers never began")
@@ -154,6 +183,29 @@ def _shown(answer: "Answer") -> "Text":
         ends = [_number(end) for end in answer.spread.get(name, ())]
         rows.append([title, _number(value), unit, *ends])
     return Text("\n\n").join((told, table(columns, rows)))
+
+
+def _compared(answer: "Answer") -> "Text":
+    """A row for each setting: rate and ratio of each kind of work, and the mean of the ratios."""
+    from rich.text import Text
+
+    from ropeway.bench.concurrency import SETTINGS
+    from ropeway.bench.tasks import WORK_KINDS
+    from ropeway.cli.output.table import Column, pairs, table
+
+    figures = answer.figures
+    told = pairs((name, str(value)) for name, value in answer.facts().items())
+    columns = [Column("CONCURRENCY")]
+    for kind in WORK_KINDS:
+        columns += [Column(f"{kind.upper()} /s", right=True), Column("RATIO", right=True)]
+    rows: list[list[str]] = []
+    for at in SETTINGS:
+        row = [str(at)]
+        for kind in WORK_KINDS:
+            rate, ratio = figures[f"{kind}_{at}_per_s"], figures[f"ratio_{kind}_{at}"]
+            row += [f"{rate:,.0f}", f"{ratio:.2f}"]
+        rows.append([*row, f"{figures[f'geomean_{at}']:.3f}"])
+    return Text("\n\n").join((told, table([*columns, Column("MEAN", right=True)], rows)))
 
 
 def _unit_of(name: str) -> tuple[str, str]:

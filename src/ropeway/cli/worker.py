@@ -20,6 +20,7 @@ from ropeway.cli.input.apps import APP_HELP, load_app
 from ropeway.cli.input.quantity import DURATION_HELP, seconds, size_bytes
 from ropeway.cli.output.spell import count_of
 from ropeway.duration import to_ms
+from ropeway.errors import ConfigError
 
 _LEVELS = ("debug", "info", "warning", "error")
 _log = logging.getLogger("ropeway.worker")
@@ -39,8 +40,14 @@ class Work:
         ),
     ] = None
     concurrency: Annotated[
-        int, typer.Option("--concurrency", "-c", min=1, help="Jobs at a time in each process.")
-    ] = 50
+        str,
+        typer.Option(
+            "--concurrency",
+            "-c",
+            metavar="N|auto[:MAX]",
+            help="Jobs at a time in each process; auto finds the best number up to MAX (1,024).",
+        ),
+    ] = "50"
     processes: Annotated[
         int, typer.Option("--processes", "-p", min=1, help="Processes, restarted when they die.")
     ] = 1
@@ -88,6 +95,7 @@ def work(ctx: typer.Context, what: Work, limits: Limits, watching: Watching) -> 
     handed back uncounted. The second one stops at once.
     """
     from ropeway.worker import WorkerOptions
+    from ropeway.worker.options import parse_concurrency
     from ropeway.worker.process.exits import PARENT_VARIABLE
     from ropeway.worker.process.main import run_worker
 
@@ -98,9 +106,14 @@ def work(ctx: typer.Context, what: Work, limits: Limits, watching: Watching) -> 
         raise usage("--health-port is for one process; with --processes use --health-file")
     if not app.definitions:
         raise usage(f"{what.app}: the app has no tasks; import or include their modules there")
+    try:
+        concurrency, concurrency_max = parse_concurrency(what.concurrency)
+    except ConfigError as error:
+        raise usage(f"--{error}") from None
     options = WorkerOptions(
         queues=_queues(what.queues, app),
-        concurrency=what.concurrency,
+        concurrency=concurrency,
+        concurrency_max=concurrency_max,
         lease_ms=to_ms(seconds(limits.lease, name="lease"), name="lease"),
         grace_ms=to_ms(seconds(limits.grace, name="grace"), name="grace"),
         max_jobs=limits.max_jobs,
@@ -115,7 +128,7 @@ def work(ctx: typer.Context, what: Work, limits: Limits, watching: Watching) -> 
     program = _program(app)
     if PARENT_VARIABLE not in os.environ:  # once for all processes
         _log.info(
-            "worker of %s on %s: %s, %d x %d at a time, queues %s",
+            "worker of %s on %s: %s, %d x %s at a time, queues %s",
             what.app,
             program.broker.capabilities.name,
             count_of(len(app.definitions), "task"),

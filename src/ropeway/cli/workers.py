@@ -122,7 +122,8 @@ class Tuning:
     """New settings of a running worker; what is not given stays."""
 
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Jobs that run at the same time.")
+        str | None,
+        typer.Option(metavar="N", help="Jobs that run at the same time; auto: each worker's own."),
     ] = None
     queues: Annotated[str | None, typer.Option(help="a,b in this order, or shares: a=3,b=1.")] = (
         None
@@ -171,7 +172,18 @@ def _tune(tuning: Tuning) -> Signal:
     if tuning.queues is not None:
         words = tuple(word.strip() for word in tuning.queues.split(","))
         parse_queues(words)  # refuses here what every worker would refuse
-    return Signal(kind="tune", concurrency=tuning.concurrency, queues=words)
+    return Signal(kind="tune", concurrency=_concurrency(tuning.concurrency), queues=words)
+
+
+def _concurrency(text: str | None) -> int | None:
+    """The number to send; 0 says that workers shall find it themselves."""
+    if text is None:
+        return None
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise usage(f"--concurrency {text}: give a whole number, 1 or more, or auto")
+    return int(text)
 
 
 def _one(workers: Sequence[WorkerInfo], id: str) -> WorkerInfo:

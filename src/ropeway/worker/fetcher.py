@@ -34,8 +34,10 @@ class Fetcher:
 
     Attributes:
         queues: may change at any time.
+        prefetch: jobs that may wait for a slot, at most; see `fetch_ahead`.
         quiet: set to fetch no more; what is running goes on.
         fair: queues in which tenants take turns, as far as it is known.
+        on_jobs: called when jobs have come.
         take_batch: asked in a burst when no single job is left: whether there was a batch.
 
     """
@@ -58,7 +60,6 @@ class Fetcher:
         self._saves = saves
         self._options = options
         self._outage = outage
-        self._batch_max = min(BATCH_MAX, broker.capabilities.batch_max)
         self._wait_ms = min(options.wait_ms, options.lease_ms // 3)
         self._suspects: deque[Run] = deque()
         self._suspect: Run | None = None
@@ -68,13 +69,22 @@ class Fetcher:
         self._recent = 0
         self.fair: set[str] = set()
         self.queues: Queues = options.queues
+        self.prefetch: int = 0
+        self.fetch_ahead(options.prefetch)
         self.quiet: bool = False
+        self.on_jobs: Callable[[], None] | None = None
         self.take_batch: Callable[[], Awaitable[bool]] | None = None
         settler.on_settled = self._on_settled
 
     def recheck(self) -> None:
         """Something has changed: queues, slots, quiet."""
         self._changed.set()
+
+    def fetch_ahead(self, prefetch: int) -> None:
+        """Let so many jobs wait for a slot, at most; half of them may come with one call."""
+        self.prefetch = prefetch
+        batch_max = max(BATCH_MAX, prefetch // 2)
+        self._batch_max = min(batch_max, self._broker.capabilities.batch_max)
 
     def be_quiet(self) -> None:
         """Fetch no more, and hand back what has not been started."""
@@ -188,6 +198,8 @@ class Fetcher:
         saves = self._saves
         runs = [Run(lease, saves, now_ms, fence_at_ms) for lease in leases]
         self._held.update(runs)
+        if self.on_jobs is not None:
+            self.on_jobs()
         for lease in leases:
             if lease.job.fair_key is not None:
                 self.fair.add(lease.job.queue)
@@ -255,7 +267,7 @@ class Fetcher:
             self._recent = 0 if is_old else self._runner.ended - self._window_ended
             self._window_at_ms, self._window_ended = now_ms, self._runner.ended
         recent = max(self._recent, self._runner.ended - self._window_ended)
-        return min(self._options.prefetch, recent)
+        return min(self.prefetch, recent)
 
     async def _wait(self) -> None:
         await self._changed.wait()

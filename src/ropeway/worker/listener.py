@@ -25,6 +25,10 @@ class Listener:
         ask: sends a beat for a run now. A cancel is done when the answer says so, and not when a
             signal does, which may be about an earlier run of the same job.
         stop: called for the signal `stop`.
+
+    Attributes:
+        tune: changes the number of slots; 0: the worker shall find it.
+
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Listener:
         self._outage = outage
         self._ask = ask
         self._stop = stop
+        self.tune: Callable[[int], None] = runner.tune
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -93,11 +98,11 @@ class Listener:
             except ConfigError as error:
                 _log.warning("tune refused: %s", error)
                 return
-        if signal.concurrency is not None and signal.concurrency > 0:
-            self._runner.tune(signal.concurrency)
+        if signal.concurrency is not None:
+            self.tune(signal.concurrency)
         _log.info(
             "tuned: concurrency %s, queues %s",
-            signal.concurrency or "as before",
+            "as before" if signal.concurrency is None else signal.concurrency or "auto",
             ",".join(signal.queues) if signal.queues else "as before",
         )
         self._fetcher.recheck()

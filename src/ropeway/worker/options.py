@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from ropeway.broker import Queues
 from ropeway.errors import ConfigError
@@ -14,6 +14,12 @@ from ropeway.runtime import new_id
 from ropeway.worker.process.exits import ID_VARIABLE
 
 LEASE_MIN_MS: Final = 100
+AUTO_START: Final = 64
+"""Jobs that a worker of `concurrency="auto"` begins with: about right for mixed work."""
+AUTO_MAX: Final = 1_024
+
+Concurrency = int | Literal["auto"]
+"""Jobs at the same time; "auto": the worker finds the number while it works."""
 
 
 def new_worker_id() -> str:
@@ -27,7 +33,9 @@ class WorkerOptions:
 
     Attributes:
         queues: a sequence is strict (first the first), a mapping gives weights.
-        concurrency: jobs that run at the same time, wherever they run.
+        concurrency: jobs that run at the same time, wherever they run; "auto": as many as bring
+            the highest throughput, found while they run.
+        concurrency_max: the highest number that "auto" may choose.
         prefetch: jobs that may wait here for a free slot, at most. The worker fetches ahead only
             what it finished in the last 100 ms, so jobs never wait behind slow ones.
         lease_ms: how long a job is safe from other workers after the last beat; a beat is sent
@@ -51,7 +59,8 @@ class WorkerOptions:
     """
 
     queues: Queues = ("default",)
-    concurrency: int = 50
+    concurrency: Concurrency = 50
+    concurrency_max: int = AUTO_MAX
     prefetch: int = 500
     lease_ms: int = 10_000
     grace_ms: int = 30_000
@@ -70,6 +79,7 @@ class WorkerOptions:
         check_queues(self.queues)
         for name, least in (
             ("concurrency", 1),
+            ("concurrency_max", 1),
             ("prefetch", 0),
             ("lease_ms", LEASE_MIN_MS),
             ("grace_ms", 0),
@@ -79,6 +89,8 @@ class WorkerOptions:
             ("max_memory_bytes", 0),
         ):
             value = getattr(self, name)
+            if name == "concurrency" and value == "auto":
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(
                     f"worker option {name}={value!r}: give a whole number of at least {least}"
@@ -87,6 +99,13 @@ class WorkerOptions:
             raise ConfigError(f"worker option health_port={self.health_port}: give 0..65535")
         if not self.id:
             raise ConfigError("worker option id='': leave it out, or give a name of your own")
+
+    @property
+    def slots(self) -> int:
+        """Jobs that run at the same time to begin with."""
+        if self.concurrency == "auto":
+            return min(AUTO_START, self.concurrency_max)
+        return self.concurrency
 
     @property
     def beat_ms(self) -> int:
@@ -107,6 +126,23 @@ def check_queues(queues: Queues) -> None:
         for name, weight in queues.items():
             if isinstance(weight, bool) or not isinstance(weight, int) or weight < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise ConfigError(f"queues: {name}={weight!r}: a weight is a whole number over 0")
+
+
+def parse_concurrency(text: str) -> tuple[Concurrency, int]:
+    """Read "50", "auto" or "auto:256"; returns the concurrency and the highest one of "auto".
+
+    Raises:
+        ConfigError: it is none of these, or a number below 1.
+    """
+    word, colon, most = text.strip().partition(":")
+    if word == "auto" and not colon:
+        return "auto", AUTO_MAX
+    number = most if word == "auto" else text
+    if not number.strip().isdecimal() or int(number) < 1:
+        raise ConfigError(
+            f"concurrency {text!r}: give a number of at least 1, auto, or auto:256 with the most"
+        )
+    return ("auto", int(number)) if word == "auto" else (int(number), AUTO_MAX)
 
 
 def parse_queues(words: Sequence[str]) -> Queues:

@@ -68,7 +68,7 @@ class Runner:
         self._running: dict[Run, None] = {}
         self._turn_until_ms = 0
         self._turn_is_over = False
-        self.concurrency: int = options.concurrency
+        self.concurrency: int = options.slots
         self.ended: int = 0
         self.on_room: Callable[[], None] | None = None
         self.on_turn: Callable[[], None] | None = None

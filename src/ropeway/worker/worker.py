@@ -2,7 +2,7 @@
 
 fetcher ──runs──> runner ──outcomes──> settler        beater: all leases held, three times each
    broker.reserve / exchange    broker.settle         listener, maintainer, watchdog: beside
-aggregator ──batches──> runner                        teller: events for hooks
+aggregator ──batches──> runner <──slots── pilot       teller: events for hooks
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final, Literal
 
 from ropeway.broker import ExtendAnswer, JobStore, Queues, WorkerInfo
@@ -22,6 +23,7 @@ from ropeway.errors import BrokerError
 from ropeway.flow.rules import Rule
 from ropeway.runtime import SYSTEM, Runtime
 from ropeway.worker.aggregator import Aggregator
+from ropeway.worker.autopilot.pilot import AUTO, Pilot, make_climber
 from ropeway.worker.beater import Answers, Beater
 from ropeway.worker.fetcher import Fetcher
 from ropeway.worker.handlers.processes import check_reachable
@@ -64,6 +66,7 @@ class _Roles:
     fetcher: Fetcher
     listener: Listener
     aggregator: Aggregator
+    pilot: Pilot
     teller: Teller | None  # where there are hooks
 
 
@@ -166,6 +169,7 @@ class Worker:
                 for role in (
                     roles.settler.run(),
                     roles.listener.run(),
+                    roles.pilot.run(),
                     roles.watchdog.run(),
                     maintain(self._broker, self._outage),
                     collect(self._broker, self._options.offload, self._runtime.random),
@@ -344,6 +348,14 @@ class Worker:
         aggregator = Aggregator(
             broker, self._tasks, runner, fetcher, options=options, outage=outage
         )
+        has_processes = any(task.kind == "process" for task in self._tasks.values())
+        pilot = Pilot(
+            runner,
+            fetcher,
+            make_climber=partial(make_climber, options, has_processes=has_processes),
+        )
+        if options.concurrency == "auto":
+            pilot.tune(AUTO)
         listener = Listener(
             broker,
             runner,
@@ -353,7 +365,10 @@ class Worker:
             ask=beater.ask,
             stop=self.stop,
         )
-        return _Roles(watchdog, beater, settler, runner, fetcher, listener, aggregator, teller)
+        listener.tune = pilot.tune
+        return _Roles(
+            watchdog, beater, settler, runner, fetcher, listener, aggregator, pilot, teller
+        )
 
 
 def _weights(queues: Queues) -> dict[str, int]:

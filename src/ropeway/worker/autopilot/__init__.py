@@ -1,0 +1,1 @@
+"""`concurrency="auto"`: how many jobs are in flight, found while they run."""
