@@ -1,4 +1,4 @@
-"""Processes that race for the same keys, places and slots of one SQLite file."""
+"""Processes that race for the same keys, places and slots of one store."""
 
 import asyncio
 import multiprocessing
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ropeway.broker import Filter, JobStore
+from ropeway.brokers.redis import RedisBroker
 from ropeway.brokers.sqlite import SQLiteBroker
 from ropeway.job import UNFINISHED, LimitKey, UniqueKey
 from ropeway.outcome import Ack
@@ -22,6 +23,8 @@ _LEASE_MS: Final = 60_000
 _LOST_LEASE_MS: Final = 200
 
 Told = list[tuple[str, str]]
+Where = Path | str
+"""A file of SQLite, or a URL of Redis."""
 Racer = Callable[[JobStore, int], Awaitable[Told]]
 
 _barriers: list[Barrier] = []
@@ -75,14 +78,21 @@ async def slots(broker: JobStore, races: int) -> Told:
     return told
 
 
-def race(racer: Racer, path: Path, races: int) -> list[Told]:
+def broker_of(where: Where) -> RedisBroker | SQLiteBroker:
+    """One process's broker of the store."""
+    if isinstance(where, str):
+        return RedisBroker(where)
+    return SQLiteBroker(where, durability="fast")
+
+
+def race(racer: Racer, where: Where, races: int) -> list[Told]:
     """What each process was told, when all of them race together."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(PROCESSES)
     with ProcessPoolExecutor(
         PROCESSES, mp_context=context, initializer=_join, initargs=(barrier,)
     ) as pool:
-        runs = [pool.submit(_run, racer, path, races) for _ in range(PROCESSES)]
+        runs = [pool.submit(_run, racer, where, races) for _ in range(PROCESSES)]
         return [run.result() for run in runs]
 
 
@@ -90,12 +100,12 @@ def _join(barrier: Barrier) -> None:
     _barriers.append(barrier)
 
 
-def _run(racer: Racer, path: Path, races: int) -> Told:
-    return asyncio.run(_with_broker(racer, path, races))
+def _run(racer: Racer, where: Where, races: int) -> Told:
+    return asyncio.run(_with_broker(racer, where, races))
 
 
-async def _with_broker(racer: Racer, path: Path, races: int) -> Told:
-    broker = SQLiteBroker(path, durability="fast")
+async def _with_broker(racer: Racer, where: Where, races: int) -> Told:
+    broker = broker_of(where)
     await broker.open()
     try:
         return await racer(broker, races)

@@ -1,4 +1,4 @@
-"""Random histories: SQLite agrees with the memory broker after every step."""
+"""Random histories: SQLite and Redis agree with the memory broker after every step."""
 
 import os
 from collections.abc import Iterator
@@ -8,11 +8,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from ropeway.broker import JobStore
+from ropeway.brokers.redis import RedisBroker
 from ropeway.brokers.sqlite import SQLiteBroker
 from ropeway.runtime import new_id
 from ropeway.testing.flow_model import FlowMachine
 from ropeway.testing.manual_clock import ManualClock
 from ropeway.testing.model import machine_for
+from shared_servers import redis_url
 
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 HISTORIES = 1_000 if NIGHTLY else 50
@@ -33,6 +35,12 @@ async def open_sqlite(clock: ManualClock) -> JobStore:
     return broker
 
 
+async def open_redis(clock: ManualClock) -> JobStore:
+    broker = RedisBroker(f"{redis_url()}?prefix=model-{new_id()}", clock=clock)
+    await broker.open()
+    return broker
+
+
 TestSQLiteAgreesWithMemory = machine_for(open_sqlite).TestCase
 TestSQLiteAgreesWithMemory.settings = settings(
     max_examples=HISTORIES,
@@ -48,3 +56,9 @@ TestSQLiteAgreesWithMemoryOnFlow.settings = settings(
     derandomize=not NIGHTLY,
     database=None,
 )
+
+TestRedisAgreesWithMemory = machine_for(open_redis).TestCase
+TestRedisAgreesWithMemory.settings = TestSQLiteAgreesWithMemory.settings
+
+TestRedisAgreesWithMemoryOnFlow = machine_for(open_redis, FlowMachine).TestCase
+TestRedisAgreesWithMemoryOnFlow.settings = TestSQLiteAgreesWithMemoryOnFlow.settings

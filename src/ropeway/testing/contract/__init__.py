@@ -82,6 +82,7 @@ from ropeway.testing.contract.settle import (
 )
 from ropeway.testing.contract.traces.again import AgainContract
 from ropeway.testing.contract.traces.gone import TracesContract
+from ropeway.testing.contract.traces.odd import OddContract, PlaceContract
 from ropeway.testing.contract.transitions import TransitionsContract
 from ropeway.testing.contract.unique import (
     UniqueContract,
@@ -160,6 +161,8 @@ class JobStoreContract(
     AbandonContract,
     TracesContract,
     AgainContract,
+    OddContract,
+    PlaceContract,
     TransitionsContract,
 ):
     """The whole contract. A subclass gives the async fixture `broker`."""

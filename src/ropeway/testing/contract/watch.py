@@ -175,6 +175,16 @@ class WaitContract:
         assert record is not None
         assert (record.status.state, record.status.result) == (State.COMPLETED, b"42")
 
+    async def test_one_who_waits_no_more_takes_nothing_from_another(self, broker: JobStore) -> None:
+        job = await enqueue(broker, retention_ms=0)
+        lease = await take_one(broker)
+        waiting = asyncio.create_task(broker.wait([job.ref], timeout_ms=10_000))
+        await asyncio.sleep(0.03)
+        assert await broker.wait([job.ref], timeout_ms=30) == [None]
+        await settle(broker, Ack(lease=lease))
+        (record,) = await asyncio.wait_for(waiting, SOON_S)
+        assert record is not None
+
     async def test_a_waiter_keeps_no_record_but_its_own(self, broker: JobStore) -> None:
         waited, other = [await enqueue(broker, retention_ms=0) for _ in range(2)]
         leases = await take(broker)

@@ -163,8 +163,10 @@ def _check_numbers(job: Job) -> None:
 
 
 def _has_traits(job: Job) -> bool:
+    at_ms = job.scheduled_at_ms
     return not (
         job.crash_max == 3
+        and (at_ms is None or -_EXACT <= at_ms <= _EXACT)
         and job.retention_ms is None
         and job.expires_after_ms is None
         and job.expires_at_ms is None

@@ -105,7 +105,7 @@ local function promote_light(q, limit)
   for at, id in ipairs(ids) do
     local packed, st = packed_st[at], nil
     if packed then st = unpack_status(packed) end
-    if q.fair or (st and st.tr) then
+    if q.fair or (st and st.tr) or #others > 0 then -- what follows may depend on it
       others[#others + 1] = id
     else
       local priority = 0

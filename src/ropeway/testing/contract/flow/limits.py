@@ -1,5 +1,6 @@
 """Limits: never more than they allow, never a slot that leaks, never a job held up for nothing."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -28,6 +29,7 @@ from ropeway.testing.steps import (
     take_one,
 )
 
+SOON_S = 3.0  # real seconds: far more than any wake-up takes
 ENDS: list[Callable[[Lease], Outcome]] = [
     lambda lease: Ack(lease=lease),
     lambda lease: Retry(lease=lease, delay_ms=60_000),
@@ -246,6 +248,19 @@ class ConcurrencyContract:
         await settle(broker, Ack(lease=first))
         (other,) = await take_all(broker, "x", "y")
         assert {first.job.queue, other.job.queue} == {"x", "y"}
+
+    async def test_an_end_in_one_queue_wakes_who_waits_for_another(self, broker: JobStore) -> None:
+        if not await app_slots(broker, "shared", 1):
+            return
+        for queue in ("x", "y"):
+            await enqueue(broker, queue=queue, limits=under("shared"))
+        lease = await take_one(broker, "x")
+        waiting = asyncio.create_task(
+            broker.reserve(("y",), worker="w", limit=1, lease_ms=1_000, wait_ms=20_000)
+        )
+        await asyncio.sleep(0.05)
+        await settle(broker, Ack(lease=lease))
+        assert len(await asyncio.wait_for(waiting, SOON_S)) == 1
 
     async def test_slots_are_known_after_a_restart(self, broker: JobStore) -> None:
         await slots(broker, "s", 1)
