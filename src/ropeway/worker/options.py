@@ -61,7 +61,7 @@ class WorkerOptions:
     queues: Queues = ("default",)
     concurrency: Concurrency = 50
     concurrency_max: int = AUTO_MAX
-    prefetch: int = 500
+    prefetch: int = 1_000
     lease_ms: int = 10_000
     grace_ms: int = 30_000
     stall_ms: int = 60_000

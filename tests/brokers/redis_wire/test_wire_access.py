@@ -135,7 +135,8 @@ def test_a_missing_tls_file_is_named() -> None:
 
 
 async def test_what_is_not_redis_is_told_apart(opened: Opened) -> None:
-    async def web(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1_000)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await writer.drain()
         writer.close()

@@ -64,6 +64,7 @@ class Link(asyncio.Protocol):
         self._reader = hiredis.Reader(replyError=ReplyError.read, notEnoughData=_MORE)
         self._waiters: deque[Waiter] = deque()
         self._out: list[bytes] = []
+        self._gathers = False  # something was written in this turn of the loop
         self._heard_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._late = False
@@ -152,18 +153,31 @@ class Link(asyncio.Protocol):
     # --- inside ---------------------------------------------------------------------------------
 
     def _push(self, packed: bytes) -> None:
-        """Put a command to the others of this turn of the loop."""
+        """Write the first command of a turn of the loop at once, and the others together.
+
+        What the loop does next, such as a batch of handlers, need not hold up the server.
+        """
         if self.lost:
             raise Disconnected(f"{self.where}: {self.lost}; the call was not sent. Repeat it")
-        if not self._out:
-            if not self._waiters:
-                self._heard_s = self._loop.time()
+        if not self._waiters:
+            self._heard_s = self._loop.time()
+        if self._gathers:
+            self._out.append(packed)
+            if len(packed) > _BIG:
+                self._write()
+        else:
+            self._gathers = True
             self._loop.call_soon(self._flush)
-        self._out.append(packed)
-        if len(packed) > _BIG:
-            self._flush()
+            self._transport.write(packed)
 
     def _flush(self) -> None:
+        self._gathers = False
+        self._write()
+        if self._timer is None and not self.lost:
+            self._unwritten = self._transport.get_write_buffer_size()
+            self._watch(self._deadline_s)
+
+    def _write(self) -> None:
         out = self._out
         if not out or self.lost:
             return
@@ -175,9 +189,6 @@ class Link(asyncio.Protocol):
             self._transport.write(out[-1])
         else:
             self._transport.write(b"".join(out))
-        if self._timer is None:
-            self._unwritten = self._transport.get_write_buffer_size()
-            self._watch(self._deadline_s)
 
     def _watch(self, seconds: float) -> None:
         self._timer = self._loop.call_later(seconds, self._check)
