@@ -37,7 +37,13 @@ def table() -> str:
         RedisBroker("redis://any").capabilities,
         ClusterBroker("redis+cluster://any").capabilities,
     ]
-    names = ["memory", "SQLite, `full` (default)", "SQLite, `fast`", "Redis, Sentinel", "Redis Cluster"]
+    names = [
+        "memory",
+        "SQLite, `full` (default)",
+        "SQLite, `fast`",
+        "Redis, Sentinel",
+        "Redis Cluster",
+    ]
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(brokers) + 1) + "|"]
     lines += [f"| {title} | " + " | ".join(map(show, brokers)) + " |" for title, show in COLUMNS]
     return "\n".join(lines)
