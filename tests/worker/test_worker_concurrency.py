@@ -100,7 +100,7 @@ async def test_short_of_memory_nothing_is_fetched_ahead(
         await until(lambda: worker._roles is not None)
         roles = worker._roles
         assert roles is not None
-        await until(lambda: roles.fetcher.prefetch == 20)
+        await until(lambda: roles.fetcher.prefetch == 10)
         used = 10**15 - 1
         await until(lambda: roles.fetcher.prefetch == 0)
         await until(lambda: roles.runner.concurrency == AUTO_START // 2)

@@ -23,10 +23,6 @@ TELL_EVERY_S: Final = 3.0
 TELL_AFTER_S: Final = 0.5
 """How long changes are gathered for a line."""
 MEMORY_EVERY_S: Final = 0.25
-AHEAD: Final = 2
-"""The prefetch as a multiple of the one that the worker was given, while memory allows it. No more
-than ended in 100 ms is fetched ahead, so this counts over 5,000 jobs/s: no-op jobs on SQLite `fast`
-68,900/s with 500 ahead, 75,700/s with 1,000; in memory 171,000 and 168,000 (medians of 3)."""
 
 
 class Pilot:
@@ -121,7 +117,7 @@ class Pilot:
                 memory_bytes=self._memory,
             )
         )
-        prefetch = AHEAD * self._prefetch if climber.may_fetch_ahead else 0
+        prefetch = self._prefetch if climber.may_fetch_ahead else 0
         if prefetch != fetcher.prefetch:
             fetcher.fetch_ahead(prefetch)
         if change is not None:
