@@ -34,6 +34,7 @@ ASKS_NOTHING = {  # types, and how a given time is written
 # Each has to do with a process or a thread of the host itself.
 REAL = {
     "brokers/sqlite/connection.py": {"time.sleep"},  # while another process migrates
+    "worker/autopilot/pilot.py": {"time.process_time"},  # the CPU of this process
     "worker/beater.py": {"asyncio.to_thread"},  # waits for the thread that the seam has started
     "worker/process/supervisor.py": {"time.monotonic", "asyncio.create_subprocess_exec"},
     "worker/process/watchdog.py": {"time.monotonic", "time.process_time"},
