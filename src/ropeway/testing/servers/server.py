@@ -30,8 +30,8 @@ class Server(ABC):
     """
 
     def __init__(self, folder: Path, *, port: int | None = None, detached: bool = False) -> None:
-        self.folder = folder.absolute()
-        self.port = free_port() if port is None else port
+        self.folder: Path = folder.absolute()
+        self.port: int = free_port() if port is None else port
         self._detached = detached
         # After the first start clients know the port, so it stays.
         self._port_is_fixed = port is not None

@@ -54,7 +54,7 @@ class Link(asyncio.Protocol):
     def __init__(self, where: str, user: str | None, deadline_s: float) -> None:
         self.where = where
         self.user = user
-        self.lost = ""  # why, once it is
+        self.lost: str = ""  # why, once it is
         self.on_lost: Callable[[Link], None] | None = None
         self.server: dict[str, str] = {}  # what HELLO said
         self.loaded: set[str] = set()  # the scripts that were loaded over this connection

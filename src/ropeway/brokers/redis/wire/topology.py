@@ -29,8 +29,8 @@ class Topology:
 
     def __init__(self, address: Address, dialer: Dialer, *, block_extra_s: float) -> None:
         self.owners: list[Place | None] = [None] * SLOTS
-        self.stale = True
-        self.version = ""
+        self.stale: bool = True
+        self.version: str = ""
         self._address = address
         self._dialer = dialer
         self._block_extra_s = block_extra_s

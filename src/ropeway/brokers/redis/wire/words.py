@@ -19,10 +19,10 @@ class Script:
     __slots__ = ("name", "sha", "source")
 
     def __init__(self, name: str, source: str) -> None:
-        self.name = name
-        self.source = source
+        self.name: str = name
+        self.source: str = source
         # Not for security: it is how Redis names a script.
-        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        self.sha: str = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     def __repr__(self) -> str:
         return f"Script({self.name!r}, sha={self.sha})"

@@ -61,7 +61,7 @@ class RedisCluster:
             "repl-ping-replica-period": "1",
             **(options or {}),
         }
-        self.nodes = [
+        self.nodes: list[RedisServer] = [
             RedisServer(
                 folder / f"node-{number}", binary=found, options=settings, detached=detached
             )
